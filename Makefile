@@ -1,0 +1,55 @@
+# Two commands do all the set-up: `make demo` and `make test`. Needs Python 3.11 or newer, pip and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+WORKERS ?= 2
+OUTPUT ?= runs/demo
+
+.PHONY: help demo test unit check lint types contracts format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Each stamp is renewed when what it was made from changes; a second call re-uses the environment.
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sparsewood needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) torch -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) torch -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo  ## train, prune and compare on real data; writes runs/demo/
+	$(BIN)/sparsewood demo --output $(OUTPUT)
+
+test: $(VENV)/.dev  ## all tests and doctests
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+unit: $(VENV)/.dev  ## the quick tests only
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+
+lint: $(VENV)/.dev  ## style and declared dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/deptry src
+
+types: $(VENV)/.dev  ## static types
+	$(BIN)/basedpyright --warnings
+
+contracts: $(VENV)/.dev  ## which package may import which
+	$(BIN)/lint-imports
+
+check: lint types contracts test  ## what CI runs
+
+format: $(VENV)/.dev  ## rewrite files in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what was made here
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache build dist

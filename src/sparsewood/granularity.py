@@ -1,0 +1,193 @@
+"""What is removed as one: the shape of a unit inside one parameter tensor.
+
+Every granularity but N:M is a tiling: `tile(shape)` gives the size of a unit along each axis, and the units form a grid
+of shape `shape / tile`. Two functions are all that is needed: `to_units` (elements -> units) and `to_elements`
+(units -> elements).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sparsewood.errors import SparsewoodError
+
+__all__ = ["Block", "Channel", "Column", "Element", "Filter", "Kernel", "NM", "Row", "Units", "Vector"]
+
+Reduction = Literal["sum", "amax"]
+Shape = Sequence[int]
+
+
+class Granularity(ABC):
+    """The shape of one unit."""
+
+    @abstractmethod
+    def tile(self, shape: Shape) -> tuple[int, ...]:
+        """Size of a unit along each axis of a parameter of `shape`; raises `SparsewoodError` if it does not fit."""
+
+
+@dataclass(frozen=True)
+class Element(Granularity):
+    """Single weights: unstructured pruning.
+
+    >>> Element().tile((4, 3))
+    (1, 1)
+    """
+
+    def tile(self, shape: Shape) -> tuple[int, ...]:
+        return (1,) * len(shape)
+
+
+@dataclass(frozen=True)
+class NM(Granularity):
+    """N:M sparsity: of every `m` consecutive weights along `axis` the best `n` stay (axis 1 = inputs).
+
+    The removed share is fixed at 1 - n/m. Source: Mishra et al. 2021, https://arxiv.org/abs/2104.08378.
+
+    >>> NM(2, 4)
+    NM(n=2, m=4, axis=1)
+    """
+
+    n: int
+    m: int
+    axis: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.n <= self.m or self.m < 1:
+            raise SparsewoodError(f"N:M needs 0 <= n <= m and m >= 1. Got {self.n}:{self.m}.")
+
+    def tile(self, shape: Shape) -> tuple[int, ...]:
+        if not -len(shape) <= self.axis < len(shape):
+            raise SparsewoodError(f"{self.n}:{self.m} along axis {self.axis} does not exist in shape {tuple(shape)}.")
+        if shape[self.axis] % self.m:
+            raise SparsewoodError(
+                f"{self.n}:{self.m} needs axis {self.axis} divisible by {self.m}. Got {shape[self.axis]} "
+                f"in shape {tuple(shape)}."
+            )
+        return (1,) * len(shape)
+
+
+@dataclass(frozen=True)
+class Block(Granularity):
+    """Dense blocks, `sizes` long along the leading axes; missing axes are taken whole.
+
+    >>> Block((2, 2)).tile((4, 6)), Block((8, 4)).tile((16, 8, 3, 3))
+    ((2, 2), (8, 4, 3, 3))
+    """
+
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        if not self.sizes or any(not isinstance(size, int) or size < 1 for size in self.sizes):
+            raise SparsewoodError(f"Block sizes must be whole numbers >= 1. Got {self.sizes}.")
+
+    def tile(self, shape: Shape) -> tuple[int, ...]:
+        if len(self.sizes) > len(shape):
+            raise SparsewoodError(f"Block {self.sizes} has more axes than shape {tuple(shape)}.")
+        for axis, size in enumerate(self.sizes):
+            if shape[axis] % size:
+                raise SparsewoodError(
+                    f"Block {self.sizes} needs axis {axis} divisible by {size}. Got {shape[axis]} in shape {tuple(shape)}."
+                )
+        return self.sizes + tuple(shape[len(self.sizes) :])
+
+
+@dataclass(frozen=True)
+class Units(Granularity):
+    """One unit for each index along `axes`; the other axes are taken whole.
+
+    >>> Units((0,)).tile((8, 4, 3, 3)), Units((0, 2)).tile((8, 4, 3, 3))
+    ((1, 4, 3, 3), (1, 4, 1, 3))
+    """
+
+    axes: tuple[int, ...]
+
+    def tile(self, shape: Shape) -> tuple[int, ...]:
+        if max(self.axes) >= len(shape):
+            raise SparsewoodError(
+                f"{type(self).__name__} needs axis {max(self.axes)}. Shape {tuple(shape)} has {len(shape)} axes."
+            )
+        return tuple(1 if axis in self.axes else size for axis, size in enumerate(shape))
+
+
+@dataclass(frozen=True)
+class Filter(Units):
+    """Output units (axis 0): conv filters, neurons."""
+
+    axes: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Row(Units):
+    """Rows of a matrix (axis 0)."""
+
+    axes: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Column(Units):
+    """Columns of a matrix (axis 1)."""
+
+    axes: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
+class Channel(Units):
+    """Input channels (axis 1)."""
+
+    axes: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
+class Kernel(Units):
+    """2-D kernels: one unit for each (output, input) pair."""
+
+    axes: tuple[int, ...] = (0, 1)
+
+
+@dataclass(frozen=True)
+class Vector(Units):
+    """Kernel rows shared by all inputs, (out, kh); `Vector((0, 1, 2))` is one row for each (out, in, kh)."""
+
+    axes: tuple[int, ...] = (0, 2)
+
+
+def grid(shape: Shape, tile: Shape) -> tuple[int, ...]:
+    """Number of units along each axis."""
+    return tuple(size // step if step else 0 for size, step in zip(shape, tile, strict=True))
+
+
+def to_units(elements: Tensor, tile: Shape, reduction: Reduction = "sum") -> Tensor:
+    """Reduce each tile to one number; the result has the shape of the unit grid.
+
+    >>> to_units(torch.arange(8.0).reshape(2, 4), (1, 2))
+    tensor([[ 1.,  5.],
+            [ 9., 13.]])
+    """
+    if all(step == 1 for step in tile):
+        return elements
+    split = [size for pair in zip(grid(elements.shape, tile), tile, strict=True) for size in pair]
+    dims = tuple(range(1, 2 * len(tile), 2))
+    tiled = elements.reshape(split)
+    return tiled.sum(dims) if reduction == "sum" else tiled.amax(dims)
+
+
+def to_elements(units: Tensor, tile: Shape) -> Tensor:
+    """Spread each unit's value over its tile.
+
+    >>> to_elements(torch.tensor([[True, False]]), (2, 1))
+    tensor([[ True, False],
+            [ True, False]])
+    """
+    if all(step == 1 for step in tile):
+        return units
+    interleaved = [size for n in units.shape for size in (n, 1)]
+    split = [size for pair in zip(units.shape, tile, strict=True) for size in pair]
+    shape = [n * step for n, step in zip(units.shape, tile, strict=True)]
+    return units.reshape(interleaved).expand(split).reshape(shape)

@@ -1,0 +1,170 @@
+"""Which parameters of a model are meant: names, patterns, types, and the default set."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from sparsewood.errors import SparsewoodError, UnknownName
+
+logger = logging.getLogger(__name__)
+
+NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.CrossMapLRN2d,
+    nn.LocalResponseNorm,
+)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+Selector = str | type[nn.Module] | nn.Module
+Selectors = Selector | Iterable[Selector]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter and where it lives. `aliases` are the other names of a tied parameter."""
+
+    name: str
+    parameter: nn.Parameter
+    module: nn.Module
+    module_name: str
+    leaf: str
+    aliases: tuple[str, ...] = ()
+
+
+def entries(model: nn.Module) -> list[Entry]:
+    """All parameters in registration order, tied ones once."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found = []
+    for name, parameter in model.named_parameters():
+        module_name, _, leaf = name.rpartition(".")
+        aliases = tuple(alias for alias in names[id(parameter)] if alias != name)
+        found.append(Entry(name, parameter, modules[module_name], module_name, leaf, aliases))
+    return found
+
+
+def is_weight(entry: Entry) -> bool:
+    """Weights that are pruned by default.
+
+    A floating-point parameter with at least two axes whose own name is a weight's by PyTorch's convention (`weight`,
+    `in_proj_weight`, `weight_ih_l0` ...), outside embeddings and normalisation layers.
+    """
+    named = entry.leaf.startswith("weight") or entry.leaf.endswith("weight")
+    wide = entry.parameter.ndim >= 2 and entry.parameter.is_floating_point()
+    return named and wide and not isinstance(entry.module, NORMS + EMBEDDINGS)
+
+
+def is_batchnorm_scale(entry: Entry) -> bool:
+    """The affine scale of a BatchNorm layer."""
+    return isinstance(entry.module, nn.modules.batchnorm._BatchNorm) and entry.leaf == "weight"
+
+
+def matches(entry: Entry, selector: Selector) -> bool:
+    """Whether a selector means this parameter.
+
+    A selector is a parameter name, a module name (meaning all parameters below it), a shell pattern over either
+    (`*` also matches dots), a module class, or a module.
+    """
+    if isinstance(selector, type):
+        return isinstance(entry.module, selector)
+    if isinstance(selector, nn.Module):
+        return any(entry.module is module for module in selector.modules())
+    names = (entry.name, *entry.aliases)
+    for name in names:
+        parents = [name]
+        while "." in parents[-1]:
+            parents.append(parents[-1].rpartition(".")[0])
+        if selector in parents or any(fnmatch.fnmatchcase(parent, selector) for parent in parents):
+            return True
+    return False
+
+
+def find(model_entries: Sequence[Entry], selectors: Selectors, what: str) -> list[Entry]:
+    """The entries that any selector means, in model order; a selector that means nothing raises `UnknownName`."""
+    wanted = [selectors] if isinstance(selectors, str | type | nn.Module) else list(selectors)
+    chosen: set[str] = set()
+    for selector in wanted:
+        hits = [entry.name for entry in model_entries if matches(entry, selector)]
+        if not hits:
+            raise _unmatched(selector, what, model_entries)
+        chosen.update(hits)
+    return [entry for entry in model_entries if entry.name in chosen]
+
+
+def _unmatched(selector: Selector, what: str, model_entries: Sequence[Entry]) -> UnknownName:
+    if isinstance(selector, str):
+        known = [entry.name for entry in model_entries]
+        known += sorted({entry.module_name for entry in model_entries if entry.module_name})
+        return UnknownName.among(f"layer or parameter in {what}", selector, known)
+    shown = selector.__name__ if isinstance(selector, type) else type(selector).__name__
+    return UnknownName(f"{what}: no parameter of this model belongs to {shown}.")
+
+
+def choose(
+    model: nn.Module,
+    *,
+    include: Selectors | None = None,
+    exclude: Selectors | None = None,
+    protect_classifier: bool = True,
+    default: Callable[[Entry], bool] = is_weight,
+) -> list[Entry]:
+    """The parameters to prune.
+
+    Without `include`: those for which `default` is true, less the classifier (see `classifier`) when
+    `protect_classifier`. With `include`: every floating-point parameter that is named by parameter name, and, where a
+    module, class or pattern is given, the weights it covers (all it covers if none is a weight). What `exclude` means
+    is then taken out.
+    """
+    known = entries(model)
+    if include is None:
+        chosen = [entry for entry in known if default(entry)]
+        if protect_classifier and default is is_weight:
+            chosen = _without_classifier(chosen)
+    else:
+        chosen = _included(known, include, default)
+    if exclude is not None:
+        dropped = {entry.name for entry in find(known, exclude, "exclude")}
+        chosen = [entry for entry in chosen if entry.name not in dropped]
+    if not chosen:
+        raise SparsewoodError(
+            f"Nothing to prune in {type(model).__name__}: no parameter was chosen from {len(known)}. "
+            "Name some with include=[...] (parameter names, module names, patterns or module classes)."
+        )
+    return chosen
+
+
+def _included(known: Sequence[Entry], include: Selectors, default: Callable[[Entry], bool]) -> list[Entry]:
+    selectors = [include] if isinstance(include, str | type | nn.Module) else list(include)
+    names: set[str] = set()
+    for selector in selectors:
+        hits = find(known, selector, "include")
+        exact = [entry for entry in hits if selector in (entry.name, *entry.aliases)]
+        names.update(entry.name for entry in exact or [e for e in hits if default(e)] or hits)
+    chosen = [entry for entry in known if entry.name in names]
+    for entry in chosen:
+        if not entry.parameter.is_floating_point():
+            raise SparsewoodError(f"Parameter {entry.name!r} of type {entry.parameter.dtype} cannot be pruned.")
+    return chosen
+
+
+def classifier(weights: Sequence[Entry]) -> Entry | None:
+    """The weight taken to be the classifier: the last one in registration order, if it is not the only one."""
+    return weights[-1] if len(weights) > 1 else None
+
+
+def _without_classifier(weights: list[Entry]) -> list[Entry]:
+    last = classifier(weights)
+    if last is None:
+        return weights
+    logger.info("Classifier %s is not pruned (protect_classifier=True).", last.name)
+    return [entry for entry in weights if entry.module is not last.module]
