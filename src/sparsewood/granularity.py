@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sparsewood.errors import SparsewoodError
 
-__all__ = ["Block", "Channel", "Column", "Element", "Filter", "Kernel", "NM", "Row", "Units", "Vector"]
+__all__ = ["NM", "Block", "Channel", "Column", "Element", "Filter", "Kernel", "Row", "Units", "Vector"]
 
-Reduction = Literal["sum", "amax"]
+Reduction = Literal["sum", "amax", "first"]
 Shape = Sequence[int]
 
 
@@ -93,7 +93,8 @@ class Block(Granularity):
         for axis, size in enumerate(self.sizes):
             if shape[axis] % size:
                 raise SparsewoodError(
-                    f"Block {self.sizes} needs axis {axis} divisible by {size}. Got {shape[axis]} in shape {tuple(shape)}."
+                    f"Block {self.sizes} needs axis {axis} divisible by {size}. "
+                    f"Got {shape[axis]} in shape {tuple(shape)}."
                 )
         return self.sizes + tuple(shape[len(self.sizes) :])
 
@@ -175,7 +176,13 @@ def to_units(elements: Tensor, tile: Shape, reduction: Reduction = "sum") -> Ten
     split = [size for pair in zip(grid(elements.shape, tile), tile, strict=True) for size in pair]
     dims = tuple(range(1, 2 * len(tile), 2))
     tiled = elements.reshape(split)
-    return tiled.sum(dims) if reduction == "sum" else tiled.amax(dims)
+    match reduction:
+        case "sum":
+            return tiled.sum(dims)
+        case "amax":
+            return tiled.amax(dims)
+        case "first":
+            return tiled[(slice(None), 0) * len(tile)]
 
 
 def to_elements(units: Tensor, tile: Shape) -> Tensor:

@@ -128,8 +128,8 @@ def choose(
     known = entries(model)
     if include is None:
         chosen = [entry for entry in known if default(entry)]
-        if protect_classifier and default is is_weight:
-            chosen = _without_classifier(chosen)
+        if protect_classifier:
+            chosen = _without_classifier(chosen, known)
     else:
         chosen = _included(known, include, default)
     if exclude is not None:
@@ -157,14 +157,16 @@ def _included(known: Sequence[Entry], include: Selectors, default: Callable[[Ent
     return chosen
 
 
-def classifier(weights: Sequence[Entry]) -> Entry | None:
-    """The weight taken to be the classifier: the last one in registration order, if it is not the only one."""
+def classifier(known: Sequence[Entry]) -> Entry | None:
+    """The weight taken to be the classifier: the last one in registration order, if there are several."""
+    weights = [entry for entry in known if is_weight(entry)]
     return weights[-1] if len(weights) > 1 else None
 
 
-def _without_classifier(weights: list[Entry]) -> list[Entry]:
-    last = classifier(weights)
-    if last is None:
-        return weights
-    logger.info("Classifier %s is not pruned (protect_classifier=True).", last.name)
-    return [entry for entry in weights if entry.module is not last.module]
+def _without_classifier(chosen: list[Entry], known: Sequence[Entry]) -> list[Entry]:
+    last = classifier(known)
+    kept = [entry for entry in chosen if last is None or entry.module is not last.module]
+    if not kept or len(kept) == len(chosen):  # a network of one layer has nothing else to prune
+        return chosen
+    logger.info("The classifier, %s, is not pruned (protect_classifier=True).", last.name if last else None)
+    return kept

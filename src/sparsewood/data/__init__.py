@@ -1,0 +1,5 @@
+"""Data sets, each in disjoint training, validation and test parts."""
+
+from sparsewood.data.digits import digits
+
+__all__ = ["digits"]

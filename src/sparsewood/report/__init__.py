@@ -1,0 +1,1 @@
+"""Tables and plots, made from rows of results: plain values, never live models."""

@@ -1,0 +1,5 @@
+"""The training loop behind the command line."""
+
+from sparsewood.train.loop import Epoch, History, Progress, constant, cosine, fit
+
+__all__ = ["Epoch", "History", "Progress", "constant", "cosine", "fit"]

@@ -1,0 +1,90 @@
+"""The public names: what `import sparsewood as sw` offers."""
+
+from . import allocation, criteria, data, granularity, masks, measurement, models, report, statistics, testing, train
+from .allocation import ERK, Everywhere, Named, PerLayer, PerRow, PerType, Uniform
+from .criteria import (
+    LAMP,
+    ActivationMagnitude,
+    BatchNormScale,
+    LpNorm,
+    Magnitude,
+    MeanPower,
+    Random,
+    WeightTimesAbsoluteGradient,
+    WeightTimesGradient,
+)
+from .errors import FileFormatError, OutputError, SparsewoodError, UnknownName
+from .granularity import NM, Block, Channel, Column, Element, Filter, Kernel, Row, Units, Vector
+from .masks import Keeper, apply_masks, enforce, load_masks, masks_from_state_dict, save_masks
+from .measurement import Measurement, evaluate, latency, measure
+from .pruning import prune, score
+from .statistics import AbsoluteGradient, Gradient, InputPower, collect
+from .types import Compression, Count, Density, Masks, Remaining, Sparsity, Statistics
+
+__version__: str
+__all__ = [
+    "ERK",
+    "LAMP",
+    "NM",
+    "AbsoluteGradient",
+    "ActivationMagnitude",
+    "BatchNormScale",
+    "Block",
+    "Channel",
+    "Column",
+    "Compression",
+    "Count",
+    "Density",
+    "Element",
+    "Everywhere",
+    "FileFormatError",
+    "Filter",
+    "Gradient",
+    "InputPower",
+    "Keeper",
+    "Kernel",
+    "LpNorm",
+    "Magnitude",
+    "Masks",
+    "MeanPower",
+    "Measurement",
+    "Named",
+    "OutputError",
+    "PerLayer",
+    "PerRow",
+    "PerType",
+    "Random",
+    "Remaining",
+    "Row",
+    "SparsewoodError",
+    "Sparsity",
+    "Statistics",
+    "Uniform",
+    "Units",
+    "UnknownName",
+    "Vector",
+    "WeightTimesAbsoluteGradient",
+    "WeightTimesGradient",
+    "allocation",
+    "apply_masks",
+    "collect",
+    "criteria",
+    "data",
+    "enforce",
+    "evaluate",
+    "granularity",
+    "latency",
+    "load_masks",
+    "masks",
+    "masks_from_state_dict",
+    "measure",
+    "measurement",
+    "models",
+    "prune",
+    "report",
+    "save_masks",
+    "score",
+    "statistics",
+    "testing",
+    "train",
+]

@@ -1,0 +1,216 @@
+"""Scopes: the pools in which scores compete, and how much each pool keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from sparsewood.algebra import Integers, apportion
+from sparsewood.allocation.budgets import Layer, total_kept
+from sparsewood.allocation.erk import ERK
+from sparsewood.allocation.lamp import LAMP
+from sparsewood.allocation.uniform import Uniform
+from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.types import Amount, AmountLike, as_amount
+
+Finder = Callable[[object], list[int]]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Layers whose units compete, and how many of these stay.
+
+    `floors` holds for each member; with `by_row` the units of the (one) member compete only within the rows of its
+    grid, which share `keep` evenly.
+    """
+
+    members: tuple[int, ...]
+    keep: int
+    floors: tuple[int, ...]
+    by_row: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a scope is asked to divide.
+
+    `find(selector)` gives the indices of the layers that a name, pattern or class means; `shares(keep)` the units that
+    a global selection by LAMP score would leave in each layer.
+    """
+
+    layers: tuple[Layer, ...]
+    amount: Amount
+    find: Finder
+    lamp_shares: Callable[[int], Integers]
+
+
+class Scope(ABC):
+    """The pool in which scores compete."""
+
+    @abstractmethod
+    def pools(self, request: Request) -> list[Pool]:
+        """Disjoint pools; layers in no pool stay as they are."""
+
+
+@dataclass(frozen=True)
+class Everywhere(Scope):
+    """All units of all chosen parameters compete: global pruning. Only the total is fixed.
+
+    >>> Everywhere()
+    Everywhere()
+    """
+
+    def pools(self, request: Request) -> list[Pool]:
+        return [_pool(range(len(request.layers)), request.layers, request.amount)]
+
+
+@dataclass(frozen=True)
+class PerLayer(Scope):
+    """Units compete within their own parameter.
+
+    `allocation` says how much each layer keeps: `Uniform()`, `ERK()` or `LAMP()` share out the total that was asked for
+    (exactly: largest remainder); a mapping from name, pattern or module class to an amount gives each layer it means
+    that amount of its own, rounded in each layer, and leaves the others as they are (None = the amount asked for).
+
+    >>> PerLayer({"conv*": 0.2, "fc1": 0.4}).allocation
+    {'conv*': 0.2, 'fc1': 0.4}
+    """
+
+    allocation: Uniform | ERK | LAMP | Mapping[str | type[nn.Module], AmountLike | None] = Uniform()
+
+    def pools(self, request: Request) -> list[Pool]:
+        layers = request.layers
+        if isinstance(self.allocation, Mapping):
+            assigned = _assign(self.allocation, request)
+            return [_pool([i], layers, amount, clamp=True) for members, amount in assigned for i in members]
+        kept = _share(self.allocation, request)
+        return [Pool((i,), int(keep), (0,)) for i, keep in enumerate(kept)]
+
+
+@dataclass(frozen=True)
+class PerType(Scope):
+    """Units compete among layers of the same class: all convolutions, all linear layers ...
+
+    With `amounts`, a mapping from class (or class name) to an amount, classes that are not named stay as they are.
+    Without, every class keeps the same share of the total.
+    """
+
+    amounts: Mapping[type[nn.Module] | str, AmountLike | None] | None = None
+
+    def pools(self, request: Request) -> list[Pool]:
+        layers = request.layers
+        if self.amounts is None:
+            return self._same_share(request)
+        pools, taken = [], set[int]()
+        for kind, amount in self.amounts.items():
+            members = [i for i, layer in enumerate(layers) if _is_kind(layer.owner, kind) and i not in taken]
+            if not members:
+                shown = kind if isinstance(kind, str) else kind.__name__
+                raise UnknownName.among("layer type", shown, sorted({layer.owner.__name__ for layer in layers}))
+            taken.update(members)
+            pools.append(_pool(members, layers, request.amount if amount is None else as_amount(amount)))
+        return pools
+
+    def _same_share(self, request: Request) -> list[Pool]:
+        kinds: dict[type[nn.Module], list[int]] = {}
+        for i, layer in enumerate(request.layers):
+            kinds.setdefault(layer.owner, []).append(i)
+        groups = [[request.layers[i] for i in members] for members in kinds.values()]
+        total = total_kept(request.amount, request.layers)
+        kept = apportion(
+            total,
+            np.array([sum(layer.units for layer in group) for group in groups]),
+            _floors([sum(layer.floor for layer in group) for group in groups], total),
+            np.array([sum(layer.alive for layer in group) for group in groups]),
+        )
+        floors = [tuple(layer.floor if total else 0 for layer in group) for group in groups]
+        members = [tuple(indices) for indices in kinds.values()]
+        return [Pool(m, int(k), f) for m, k, f in zip(members, kept, floors, strict=True)]
+
+
+@dataclass(frozen=True)
+class PerRow(Scope):
+    """Units compete within their output row (index along axis 0): every row keeps the same share, to within one unit.
+
+    Wanda's scope (Sun et al. 2023, https://arxiv.org/abs/2306.11695). Layers share the total like `Uniform`.
+    """
+
+    def pools(self, request: Request) -> list[Pool]:
+        kept = _share(Uniform(), request)
+        return [Pool((i,), int(keep), (0,), by_row=True) for i, keep in enumerate(kept)]
+
+
+@dataclass(frozen=True)
+class Named(Scope):
+    """One pool for each key of `amounts`: the parameters that a name, pattern or module class means compete together.
+
+    A plain mapping given as scope means this. Values are amounts (None = the amount asked for); parameters that no key
+    means stay as they are.
+    """
+
+    amounts: Mapping[str | type[nn.Module], AmountLike | None]
+
+    def pools(self, request: Request) -> list[Pool]:
+        return [_pool(members, request.layers, amount) for members, amount in _assign(self.amounts, request)]
+
+
+def as_scope(scope: Scope | Mapping[str | type[nn.Module], AmountLike | None]) -> Scope:
+    """A mapping is `Named`; scopes pass through."""
+    if isinstance(scope, Scope):
+        return scope
+    if isinstance(scope, Mapping):
+        return Named(scope)
+    raise SparsewoodError(
+        f"scope must be Everywhere(), PerLayer(), PerType(), PerRow() or a mapping from names to amounts. Got {scope!r}."
+    )
+
+
+def _pool(members: Sequence[int] | range, layers: Sequence[Layer], amount: Amount, *, clamp: bool = False) -> Pool:
+    chosen = [layers[i] for i in members]
+    keep = total_kept(amount, chosen, clamp=clamp)
+    return Pool(tuple(members), keep, tuple(layer.floor if keep else 0 for layer in chosen))
+
+
+def _assign(
+    amounts: Mapping[str | type[nn.Module], AmountLike | None], request: Request
+) -> list[tuple[list[int], Amount]]:
+    """The layers each key means. An exact parameter or module name wins over patterns, then the first key that fits."""
+    if not amounts:
+        raise SparsewoodError("The mapping from names to amounts is empty.")
+    found = {key: request.find(key) for key in amounts}
+    exact = {i for key, members in found.items() for i in members if _is_exact(key, request.layers[i].name)}
+    taken: set[int] = set()
+    assigned = []
+    for key, amount in amounts.items():
+        members = [i for i in found[key] if i not in taken and (i not in exact or _is_exact(key, request.layers[i].name))]
+        taken.update(members)
+        if members:
+            assigned.append((members, request.amount if amount is None else as_amount(amount)))
+    return assigned
+
+
+def _is_exact(key: object, name: str) -> bool:
+    return key in (name, name.rpartition(".")[0])
+
+
+def _is_kind(owner: type[nn.Module], kind: type[nn.Module] | str) -> bool:
+    return owner.__name__ == kind if isinstance(kind, str) else issubclass(owner, kind)
+
+
+def _share(allocation: Uniform | ERK | LAMP, request: Request) -> Integers:
+    """Units kept in each layer: the total, shared out exactly within what is left and the floors."""
+    layers = request.layers
+    total = total_kept(request.amount, layers)
+    if isinstance(allocation, LAMP):
+        return request.lamp_shares(total)
+    low = _floors([layer.floor for layer in layers], total)
+    return apportion(total, allocation.weights(layers), low, np.array([layer.alive for layer in layers]))
+
+
+def _floors(floors: Sequence[int], total: int) -> Integers:
+    return np.array(floors if total else [0] * len(floors), dtype=np.int64)
+

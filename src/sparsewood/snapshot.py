@@ -1,0 +1,110 @@
+"""Running a model without leaving a trace on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from sparsewood.errors import SparsewoodError
+
+__all__ = ["untouched"]
+
+
+@contextmanager
+def untouched(model: nn.Module, *, training: bool | None = False) -> Iterator[None]:
+    """Run `model` inside this block; afterwards it is as it was, also if the block raises.
+
+    Inside, the model is in eval mode (`training=False`), train mode (`True`) or the mode it had (`None`), and every
+    `.grad` is `None`, so that a backward pass starts clean; the caller's gradients come back at the end.
+
+    Put back: the training flag of every module, the buffers (objects and values), `requires_grad` and `.grad` of every
+    parameter, and the random state of the CPU and of the CUDA devices that the model is on. Not put back: parameter
+    values and plain Python attributes that `forward` assigns, for which there is no general way.
+
+    Raises `SparsewoodError` if a lazy module has not seen its first input, since that pass is one that must stay.
+
+    >>> norm = nn.BatchNorm1d(2)
+    >>> with untouched(norm, training=True):
+    ...     _ = norm(torch.ones(4, 2))
+    >>> norm.running_mean, norm.num_batches_tracked
+    (tensor([0., 0.]), tensor(0))
+    """
+    _refuse_lazy(model)
+    restorers = [_training_flags(model), _buffers(model), _gradients(model)]
+    with torch.random.fork_rng(devices=_cuda_devices(model)):
+        try:
+            if training is not None:
+                model.train(training)
+            yield
+        finally:
+            for restore in restorers:
+                restore()
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(tensor):
+            raise SparsewoodError(
+                f"{name!r} of {type(model).__name__} has no shape yet: its lazy module has not seen an input. "
+                "Run the model once on a batch first."
+            )
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    tensors = chain(model.parameters(), model.buffers())
+    return sorted({tensor.get_device() for tensor in tensors if tensor.is_cuda})
+
+
+def _training_flags(model: nn.Module) -> Callable[[], None]:
+    flags = [(module, module.training) for module in model.modules()]
+
+    def restore() -> None:
+        for module, flag in flags:
+            module.training = flag
+
+    return restore
+
+
+def _buffers(model: nn.Module) -> Callable[[], None]:
+    registered = [(module, dict(module._buffers.items())) for module in model.modules()]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+
+    def restore() -> None:
+        for module, buffers in registered:
+            for name in module._buffers.keys() | buffers.keys():
+                if name not in buffers:
+                    del module._buffers[name]
+                elif module._buffers.get(name) is not buffers[name]:
+                    module._buffers[name] = buffers[name]
+        for buffer, value in values:
+            _write_back(buffer, value)
+
+    return restore
+
+
+def _write_back(buffer: Tensor, value: Tensor) -> None:
+    # Only what changed is written: a write counts as an in-place change for graphs that saved the buffer.
+    if buffer.is_meta or (buffer.shape == value.shape and torch.equal(buffer, value)):
+        return
+    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+        if buffer.shape != value.shape:
+            buffer.resize_(value.shape)
+        buffer.copy_(value)
+
+
+def _gradients(model: nn.Module) -> Callable[[], None]:
+    saved = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    for parameter, _, _ in saved:
+        parameter.grad = None
+
+    def restore() -> None:
+        for parameter, requires_grad, gradient in saved:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+
+    return restore

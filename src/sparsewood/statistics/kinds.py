@@ -1,0 +1,105 @@
+"""What one batch contributes: pure functions from gradients and layer inputs to sums over examples."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["AbsoluteGradient", "Gradient", "InputPower"]
+
+
+class Statistic(ABC):
+    """A sum over examples, one tensor for each parameter. `kind` is its key in `Statistics.sums`."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> str: ...
+
+
+class GradientStatistic(Statistic):
+    """Made from the gradient of the loss. `per_example` asks for each example's own gradient."""
+
+    per_example: ClassVar[bool]
+
+    @abstractmethod
+    def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
+        """The contribution of a batch whose mean loss has this gradient."""
+
+
+class InputStatistic(Statistic):
+    """Made from what a layer receives."""
+
+    @abstractmethod
+    def from_input(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        """The contribution of one call of `module`, broadcastable to its weight."""
+
+
+@dataclass(frozen=True)
+class Gradient(GradientStatistic):
+    """Sum over examples of dL_n/dw, signed. Shape: the parameter's."""
+
+    kind: ClassVar[str] = "gradient"
+    per_example: ClassVar[bool] = False
+
+    def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
+        return gradient * examples
+
+
+@dataclass(frozen=True)
+class AbsoluteGradient(GradientStatistic):
+    """Sum over examples of |dL_n/dw|. Shape: the parameter's.
+
+    Every example is run by itself, which makes it independent of the batch size and as slow as batch size 1.
+    """
+
+    kind: ClassVar[str] = "absolute gradient"
+    per_example: ClassVar[bool] = True
+
+    def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
+        return gradient.abs() * examples
+
+
+@dataclass(frozen=True)
+class InputPower(InputStatistic):
+    """Sum over examples of the mean over positions of |x_c|^p, for each input feature or channel c of a layer.
+
+    Shape: (1, features) for Linear, (1, channels, 1, ...) for convolutions, (channels, 1, ...) for transposed ones; a
+    grouped convolution's filters get the channels of their own group, (filters, channels per group, 1, ...).
+    A layer that is called several times in one forward adds up its calls.
+    """
+
+    p: float = 2.0
+
+    @property
+    def kind(self) -> str:
+        return f"input power {self.p:g}"
+
+    def from_input(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        power = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32)).abs().pow(self.p)
+        if not isinstance(module, nn.modules.conv._ConvNd):
+            examples = power.shape[0] if power.ndim > 1 else 1
+            return power.reshape(-1, power.shape[-1]).mean(0, keepdim=True) * examples
+        spatial = len(module.kernel_size)
+        power = power if power.ndim == spatial + 2 else power[None]  # an unbatched image is one example
+        channels = power.flatten(2).mean(2).sum(0)
+        return _per_filter(channels, module).reshape(_channel_shape(module))
+
+
+def _per_filter(channels: Tensor, module: nn.modules.conv._ConvNd) -> Tensor:
+    if module.transposed or module.groups == 1:
+        return channels
+    return channels.reshape(module.groups, 1, -1).expand(-1, module.out_channels // module.groups, -1)
+
+
+def _channel_shape(module: nn.modules.conv._ConvNd) -> tuple[int, ...]:
+    ones = (1,) * len(module.kernel_size)
+    if module.transposed:
+        return (module.in_channels, 1, *ones)
+    filters = module.out_channels if module.groups > 1 else 1
+    return (filters, module.in_channels // module.groups, *ones)
+
+
