@@ -129,6 +129,16 @@ def test_resized_and_nan_buffers_come_back():
     assert module.nan.isnan().tolist() == [True, False]
 
 
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_sparse_buffers_come_back(layout):
+    module = nn.Module()
+    module.register_buffer("adjacency", torch.eye(3).to_sparse(layout=layout))
+    with untouched(module):
+        module.adjacency.mul_(2)
+    assert torch.equal(module.adjacency.to_dense(), torch.eye(3))
+
+
 def test_lazy_modules_are_refused():
     model = nn.Sequential(nn.ReLU(), nn.LazyLinear(3))
     with pytest.raises(SparsewoodError, match=r"'1.weight' of Sequential has no shape yet.*Run the model once"):

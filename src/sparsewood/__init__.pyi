@@ -1,6 +1,21 @@
 """The public names: what `import sparsewood as sw` offers."""
 
-from . import allocation, criteria, data, granularity, masks, measurement, models, report, statistics, testing, train
+from . import (
+    allocation,
+    criteria,
+    data,
+    granularity,
+    masks,
+    measurement,
+    models,
+    recipes,
+    recovery,
+    report,
+    schedules,
+    statistics,
+    testing,
+    train,
+)
 from .allocation import ERK, Everywhere, Named, PerLayer, PerRow, PerType, Uniform
 from .criteria import (
     LAMP,
@@ -15,8 +30,8 @@ from .criteria import (
 )
 from .errors import FileFormatError, OutputError, SparsewoodError, UnknownName
 from .granularity import NM, Block, Channel, Column, Element, Filter, Kernel, Row, Units, Vector
-from .masks import Keeper, apply_masks, enforce, load_masks, masks_from_state_dict, save_masks
-from .measurement import Measurement, evaluate, latency, measure
+from .masks import Keeper, apply_masks, enforce, masks_from_state_dict
+from .measurement import Measurement, compare_latency, evaluate, latency, measure
 from .pruning import prune, score
 from .statistics import AbsoluteGradient, Gradient, InputPower, collect
 from .types import Compression, Count, Density, Masks, Remaining, Sparsity, Statistics
@@ -68,21 +83,23 @@ __all__ = [
     "allocation",
     "apply_masks",
     "collect",
+    "compare_latency",
     "criteria",
     "data",
     "enforce",
     "evaluate",
     "granularity",
     "latency",
-    "load_masks",
     "masks",
     "masks_from_state_dict",
     "measure",
     "measurement",
     "models",
     "prune",
+    "recipes",
+    "recovery",
     "report",
-    "save_masks",
+    "schedules",
     "score",
     "statistics",
     "testing",

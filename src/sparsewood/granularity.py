@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from sparsewood.errors import SparsewoodError
@@ -21,6 +20,10 @@ __all__ = ["NM", "Block", "Channel", "Column", "Element", "Filter", "Kernel", "R
 
 Reduction = Literal["sum", "amax", "first"]
 Shape = Sequence[int]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class Granularity(ABC):
@@ -58,8 +61,10 @@ class NM(Granularity):
     axis: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.n <= self.m or self.m < 1:
-            raise SparsewoodError(f"N:M needs 0 <= n <= m and m >= 1. Got {self.n}:{self.m}.")
+        if not all(map(_is_whole, (self.n, self.m, self.axis))) or not 0 <= self.n <= self.m or self.m < 1:
+            raise SparsewoodError(
+                f"N:M needs whole numbers 0 <= n <= m, m >= 1, and an axis. Got {self.n}:{self.m}, axis {self.axis!r}."
+            )
 
     def tile(self, shape: Shape) -> tuple[int, ...]:
         if not -len(shape) <= self.axis < len(shape):
@@ -84,7 +89,7 @@ class Block(Granularity):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(self.sizes))
-        if not self.sizes or any(not isinstance(size, int) or size < 1 for size in self.sizes):
+        if not self.sizes or not all(_is_whole(size) and size >= 1 for size in self.sizes):
             raise SparsewoodError(f"Block sizes must be whole numbers >= 1. Got {self.sizes}.")
 
     def tile(self, shape: Shape) -> tuple[int, ...]:
@@ -109,6 +114,11 @@ class Units(Granularity):
 
     axes: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", tuple(self.axes))
+        if not self.axes or not all(_is_whole(axis) and axis >= 0 for axis in self.axes):
+            raise SparsewoodError(f"{type(self).__name__} needs axes, whole numbers >= 0. Got {self.axes}.")
+
     def tile(self, shape: Shape) -> tuple[int, ...]:
         if max(self.axes) >= len(shape):
             raise SparsewoodError(
@@ -119,7 +129,7 @@ class Units(Granularity):
 
 @dataclass(frozen=True)
 class Filter(Units):
-    """Output units (axis 0): conv filters, neurons."""
+    """Output units (axis 0): conv filters, neurons. The weights of transposed convolutions have their inputs there."""
 
     axes: tuple[int, ...] = (0,)
 
@@ -167,6 +177,7 @@ def grid(shape: Shape, tile: Shape) -> tuple[int, ...]:
 def to_units(elements: Tensor, tile: Shape, reduction: Reduction = "sum") -> Tensor:
     """Reduce each tile to one number; the result has the shape of the unit grid.
 
+    >>> import torch
     >>> to_units(torch.arange(8.0).reshape(2, 4), (1, 2))
     tensor([[ 1.,  5.],
             [ 9., 13.]])
@@ -188,6 +199,7 @@ def to_units(elements: Tensor, tile: Shape, reduction: Reduction = "sum") -> Ten
 def to_elements(units: Tensor, tile: Shape) -> Tensor:
     """Spread each unit's value over its tile.
 
+    >>> import torch
     >>> to_elements(torch.tensor([[True, False]]), (2, 1))
     tensor([[ True, False],
             [ True, False]])

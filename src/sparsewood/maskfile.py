@@ -7,6 +7,8 @@ the entries row by row, high bit first, 1 = kept, the unused low bits of the las
     version      1; a reader MUST refuse any other
     shapes       {name: [sizes]}, in the order of the masks; MUST name the same tensors as the file
     fingerprint  `Masks.fingerprint()`; a reader MUST compare it
+
+`Masks.save` and `Masks.load` are the way in; this module knows tensors and bytes only.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,44 +28,24 @@ from torch import Tensor
 
 from sparsewood.errors import FileFormatError
 from sparsewood.files import write_atomically
-from sparsewood.types import Masks
 
 VERSION = 1
 # One key, because safetensors writes several in an order that changes from run to run.
 KEY = "sparsewood.masks"
 
+Bits = dict[str, np.ndarray]
 
-def save_masks(masks: Masks, path: str | os.PathLike[str]) -> None:
-    """Write masks to a file, at one bit per entry and about 100 bytes per mask.
 
-    The file appears complete or not at all. Equal masks in equal order give equal bytes.
-
-    Raises `OutputError` if the file cannot be written.
-
-    >>> import tempfile
-    >>> masks = Masks({"fc.weight": torch.tensor([[True, False, True]])})
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     save_masks(masks, f"{directory}/masks.safetensors")
-    ...     load_masks(f"{directory}/masks.safetensors") == masks
-    True
-    """
-    shapes = {name: list(mask.shape) for name, mask in masks.items()}
-    header = {"version": VERSION, "shapes": shapes, "fingerprint": masks.fingerprint()}
+def write(path: str | os.PathLike[str], shapes: Mapping[str, list[int]], bits: Bits, fingerprint: str) -> None:
+    """Write packed masks; the file appears complete or not at all."""
+    header = {"version": VERSION, "shapes": dict(shapes), "fingerprint": fingerprint}
     # Neither escapes nor blanks, so that there is one spelling only and every altered bit is found.
-    content = save(masks.packed(), {KEY: json.dumps(header, ensure_ascii=False, separators=(",", ":"))})
+    content = save(bits, {KEY: json.dumps(header, ensure_ascii=False, separators=(",", ":"))})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
-def load_masks(path: str | os.PathLike[str]) -> Masks:
-    """Read what `save_masks` wrote, onto the CPU.
-
-    Raises `FileFormatError`, with path and reason, if the file is truncated, altered, of another kind or of another
-    version, and `FileNotFoundError` if there is none.
-
-    >>> load_masks("no-such-directory/masks.safetensors")
-    Traceback (most recent call last):
-    FileNotFoundError: No mask file at 'no-such-directory/masks.safetensors'.
-    """
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
+    """The boolean tensors in a file and the fingerprint that they should have."""
     where = Path(path)
     if not where.is_file():
         raise FileNotFoundError(f"No mask file at '{where}'.")
@@ -71,27 +54,24 @@ def load_masks(path: str | os.PathLike[str]) -> Masks:
             header = _header(where, stream.metadata() or {}, set(stream.keys()))
             masks = {name: _unpack(where, name, stream, shape) for name, shape in header["shapes"].items()}
     except SafetensorError as error:
-        raise _refused(where, f"it is not a complete safetensors file ({error})") from error
-    loaded = Masks.adopt(masks)
-    if loaded.fingerprint() != header["fingerprint"]:
-        raise _refused(where, "its content does not match its fingerprint, so it was altered")
-    return loaded
+        raise refused(where, f"it is not a complete safetensors file ({error})") from error
+    return masks, header["fingerprint"]
 
 
 def _header(where: Path, metadata: dict[str, str], names: set[str]) -> dict[str, Any]:
     if KEY not in metadata:
-        raise _refused(where, f"it has no {KEY!r} metadata, so it does not hold masks")
+        raise refused(where, f"it has no {KEY!r} metadata, so it does not hold masks")
     try:
         header = json.loads(metadata[KEY])
         version, shapes, _ = header["version"], header["shapes"], header["fingerprint"]
     except (ValueError, TypeError, KeyError) as error:
-        raise _refused(where, f"its {KEY!r} metadata is damaged ({error!r})") from error
+        raise refused(where, f"its {KEY!r} metadata is damaged ({error!r})") from error
     if version != VERSION:
-        raise _refused(where, f"it has format version {version!r}, and this release reads version {VERSION}")
+        raise refused(where, f"it has format version {version!r}, and this release reads version {VERSION}")
     if not isinstance(shapes, dict) or not all(_is_shape(shape) for shape in shapes.values()):
-        raise _refused(where, f"its shapes are damaged: {shapes!r}")
+        raise refused(where, f"its shapes are damaged: {shapes!r}")
     if shapes.keys() != names:
-        raise _refused(where, f"its shapes and its tensors differ in {sorted(shapes.keys() ^ names)}")
+        raise refused(where, f"its shapes and its tensors differ in {sorted(shapes.keys() ^ names)}")
     return header
 
 
@@ -104,14 +84,15 @@ def _unpack(where: Path, name: str, stream: Any, shape: list[int]) -> Tensor:
     part = stream.get_slice(name)
     expected, got = ("U8", [(entries + 7) // 8]), (part.get_dtype(), part.get_shape())
     if got != expected:
-        raise _refused(where, f"tensor {name!r} of shape {shape} should be stored as {expected}, and is {got}")
+        raise refused(where, f"tensor {name!r} of shape {shape} should be stored as {expected}, and is {got}")
     bits = np.unpackbits(stream.get_tensor(name))
     if bits[entries:].any():
-        raise _refused(where, f"tensor {name!r} has bits beyond its {entries} entries, so it was altered")
+        raise refused(where, f"tensor {name!r} has bits beyond its {entries} entries, so it was altered")
     return torch.from_numpy(bits[:entries].reshape(shape).view(np.bool_))
 
 
-def _refused(where: Path, reason: str) -> FileFormatError:
+def refused(where: str | os.PathLike[str], reason: str) -> FileFormatError:
+    """The error for a file that cannot be trusted."""
     return FileFormatError(
-        f"Mask file '{where}' cannot be read: {reason}. Use a file written by save_masks of this or an earlier release."
+        f"Mask file '{where}' cannot be read: {reason}. Use a file written by Masks.save of this or an earlier release."
     )

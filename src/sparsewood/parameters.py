@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sparsewood.errors import SparsewoodError, UnknownName
 
@@ -29,27 +30,38 @@ Selectors = Selector | Iterable[Selector]
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter and where it lives. `aliases` are the other names of a tied parameter."""
+    """One parameter and where it lives.
+
+    A tied parameter has several `owners`, of which `module` is the first, and other names, its `aliases`. `last` is the
+    position of its last name among all parameter names of the model.
+    """
 
     name: str
     parameter: nn.Parameter
     module: nn.Module
     module_name: str
     leaf: str
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[str, ...]
+    owners: tuple[nn.Module, ...]
+    last: int
 
 
 def entries(model: nn.Module) -> list[Entry]:
     """All parameters in registration order, tied ones once."""
     names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    last: dict[int, int] = {}
+    for position, (name, parameter) in enumerate(model.named_parameters(remove_duplicate=False)):
         names.setdefault(id(parameter), []).append(name)
+        last[id(parameter)] = position
     modules = dict(model.named_modules(remove_duplicate=False))
     found = []
     for name, parameter in model.named_parameters():
         module_name, _, leaf = name.rpartition(".")
         aliases = tuple(alias for alias in names[id(parameter)] if alias != name)
-        found.append(Entry(name, parameter, modules[module_name], module_name, leaf, aliases))
+        owners = dict.fromkeys(modules[alias.rpartition(".")[0]] for alias in (name, *aliases))
+        found.append(
+            Entry(name, parameter, modules[module_name], module_name, leaf, aliases, tuple(owners), last[id(parameter)])
+        )
     return found
 
 
@@ -57,11 +69,14 @@ def is_weight(entry: Entry) -> bool:
     """Weights that are pruned by default.
 
     A floating-point parameter with at least two axes whose own name is a weight's by PyTorch's convention (`weight`,
-    `in_proj_weight`, `weight_ih_l0` ...), outside embeddings and normalisation layers.
+    `in_proj_weight`, `weight_ih_l0` ...), outside embeddings (also where it is tied to one) and normalisation layers.
     """
+    return _is_matrix(entry) and not any(isinstance(owner, NORMS + EMBEDDINGS) for owner in entry.owners)
+
+
+def _is_matrix(entry: Entry) -> bool:
     named = entry.leaf.startswith("weight") or entry.leaf.endswith("weight")
-    wide = entry.parameter.ndim >= 2 and entry.parameter.is_floating_point()
-    return named and wide and not isinstance(entry.module, NORMS + EMBEDDINGS)
+    return named and entry.parameter.ndim >= 2 and entry.parameter.is_floating_point()
 
 
 def is_batchnorm_scale(entry: Entry) -> bool:
@@ -76,9 +91,9 @@ def matches(entry: Entry, selector: Selector) -> bool:
     (`*` also matches dots), a module class, or a module.
     """
     if isinstance(selector, type):
-        return isinstance(entry.module, selector)
+        return any(isinstance(owner, selector) for owner in entry.owners)
     if isinstance(selector, nn.Module):
-        return any(entry.module is module for module in selector.modules())
+        return any(owner is module for module in selector.modules() for owner in entry.owners)
     names = (entry.name, *entry.aliases)
     for name in names:
         parents = [name]
@@ -91,7 +106,7 @@ def matches(entry: Entry, selector: Selector) -> bool:
 
 def find(model_entries: Sequence[Entry], selectors: Selectors, what: str) -> list[Entry]:
     """The entries that any selector means, in model order; a selector that means nothing raises `UnknownName`."""
-    wanted = [selectors] if isinstance(selectors, str | type | nn.Module) else list(selectors)
+    wanted = _as_list(selectors, what)
     chosen: set[str] = set()
     for selector in wanted:
         hits = [entry.name for entry in model_entries if matches(entry, selector)]
@@ -99,6 +114,15 @@ def find(model_entries: Sequence[Entry], selectors: Selectors, what: str) -> lis
             raise _unmatched(selector, what, model_entries)
         chosen.update(hits)
     return [entry for entry in model_entries if entry.name in chosen]
+
+
+def _as_list(selectors: Selectors, what: str) -> list[Selector]:
+    several = not isinstance(selectors, str | type | nn.Module) and isinstance(selectors, Iterable)
+    wanted = list(selectors) if several else [selectors]
+    for selector in wanted:
+        if not isinstance(selector, str | type | nn.Module):
+            raise SparsewoodError(f"{what} takes names, patterns, module classes and modules. Got {selector!r}.")
+    return wanted
 
 
 def _unmatched(selector: Selector, what: str, model_entries: Sequence[Entry]) -> UnknownName:
@@ -126,6 +150,7 @@ def choose(
     is then taken out.
     """
     known = entries(model)
+    _refuse_lazy(known)
     if include is None:
         chosen = [entry for entry in known if default(entry)]
         if protect_classifier:
@@ -143,10 +168,18 @@ def choose(
     return chosen
 
 
+def _refuse_lazy(known: Sequence[Entry]) -> None:
+    for entry in known:
+        if is_lazy(entry.parameter):
+            raise SparsewoodError(
+                f"{entry.name!r} has no shape yet: its lazy module has not seen an input. "
+                "Run the model once on a batch first."
+            )
+
+
 def _included(known: Sequence[Entry], include: Selectors, default: Callable[[Entry], bool]) -> list[Entry]:
-    selectors = [include] if isinstance(include, str | type | nn.Module) else list(include)
     names: set[str] = set()
-    for selector in selectors:
+    for selector in _as_list(include, "include"):
         hits = find(known, selector, "include")
         exact = [entry for entry in hits if selector in (entry.name, *entry.aliases)]
         names.update(entry.name for entry in exact or [e for e in hits if default(e)] or hits)
@@ -158,9 +191,12 @@ def _included(known: Sequence[Entry], include: Selectors, default: Callable[[Ent
 
 
 def classifier(known: Sequence[Entry]) -> Entry | None:
-    """The weight taken to be the classifier: the last one in registration order, if there are several."""
-    weights = [entry for entry in known if is_weight(entry)]
-    return weights[-1] if len(weights) > 1 else None
+    """The weight taken to be the classifier: the last one in registration order, if there are several.
+
+    A weight that is tied to an embedding counts by its last name.
+    """
+    weights = [entry for entry in known if is_weight(entry) or (_is_matrix(entry) and len(entry.owners) > 1)]
+    return max(weights, key=lambda entry: entry.last) if len(weights) > 1 else None
 
 
 def _without_classifier(chosen: list[Entry], known: Sequence[Entry]) -> list[Entry]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsewood.algebra import Integers, apportion
+from sparsewood.algebra import Integers
 from sparsewood.allocation.budgets import Layer
 from sparsewood.allocation.scopes import Everywhere, Pool, Request, Scope, as_scope
 from sparsewood.allocation.select import best_in_rows, select
@@ -95,14 +97,16 @@ def score(
     tensor([[3.0000],
             [0.5000]])
     """
-    criteria = [criterion] if isinstance(criterion, Criterion) else list(criterion)
+    criteria = list(criterion) if isinstance(criterion, list | tuple) else [criterion]
     chosen = [_choose(model, c, include, exclude, protect_classifier=False) for c in criteria]
     source = data if data is not None else (None if example_inputs is None else [_as_batch(example_inputs)])
     statistics = _statistics(model, criteria, chosen, source, loss, statistics)
+    generator = generator or torch.Generator().manual_seed(0)
     results = []
-    for one, its_entries in zip(criteria, chosen, strict=True):
-        view = _View(one, granularity, statistics, generator, _dtype(its_entries))
-        results.append({entry.name: _checked(entry.name, view.units(entry)).clone() for entry in its_entries})
+    with _plain_tensors():
+        for one, its_entries in zip(criteria, chosen, strict=True):
+            view = _View(one, granularity, statistics, generator, _dtype(its_entries))
+            results.append({entry.name: _checked(entry.name, view.units(entry)).clone() for entry in its_entries})
     return results[0] if isinstance(criterion, Criterion) else results
 
 
@@ -135,8 +139,8 @@ def prune(
         granularity: what is removed as one. `NM` fixes the amount itself.
         data, loss, statistics: see `score`.
         include, exclude: see `score`; what is named in `include` is pruned even if it is the classifier.
-        masks: earlier masks. What they removed stays removed.
-        generator: for random criteria.
+        masks: earlier masks. What they removed stays removed, and counts as zero in the scores of units.
+        generator: for random criteria; without one the same call gives the same masks.
         min_units: how many units every parameter keeps at least; 0 allows emptying one.
         protect_classifier: leave the last weight in registration order alone.
 
@@ -155,15 +159,18 @@ def prune(
     chosen = _choose(model, criterion, include, exclude, protect_classifier=protect_classifier)
     earlier = _earlier(model, masks)
     statistics = _statistics(model, [criterion], [chosen], data, loss, statistics)
+    generator = generator or torch.Generator().manual_seed(0)
     view = _View(criterion, granularity, statistics, generator, _dtype(chosen))
-    pools = [_PoolScores(view, entry, earlier.get(entry.name)) for entry in chosen]
-    if isinstance(granularity, NM):
-        _check_nm(granularity, sparsity, scope)
-        kept = {scores.name: _best_of_m(granularity, scores) for scores in pools}
-    else:
-        allocator = _Allocator(model, chosen, pools, as_scope(scope), min_units)
-        kept = allocator.masks(as_amount(sparsity))
-    return Masks.adopt({name: mask for name, mask in earlier.items() if name not in kept} | kept)
+    others = {name: mask for name, mask in earlier.items() if name not in {entry.name for entry in chosen}}
+    with _plain_tensors():
+        pools = [_PoolScores(view, entry, earlier.get(entry.name)) for entry in chosen]
+        if isinstance(granularity, NM):
+            _check_nm(granularity, sparsity, scope)
+            kept = {scores.name: _best_of_m(granularity, scores) for scores in pools}
+        else:
+            allocator = _Allocator(model, chosen, pools, as_scope(scope), min_units, Masks.adopt(others).removed)
+            kept = allocator.masks(as_amount(sparsity))
+    return Masks.adopt(others | kept)
 
 
 # ---------------------------------------------------------------- preparation
@@ -179,9 +186,20 @@ def _choose(
 ) -> list[Entry]:
     if not isinstance(criterion, Criterion):
         raise SparsewoodError(f"criterion must be a Criterion, for example Magnitude(). Got {criterion!r}.")
-    return choose(
+    chosen = choose(
         model, include=include, exclude=exclude, protect_classifier=protect_classifier, default=criterion.covers
     )
+    for entry in chosen:
+        if entry.parameter.is_meta:
+            raise SparsewoodError(f"{entry.name!r} has no values: it is on the meta device. Load the weights first.")
+    return chosen
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    # Masks made in inference mode could not take part in training later.
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _as_batch(example_inputs: Any) -> Any:
@@ -202,7 +220,8 @@ def _earlier(model: nn.Module, masks: Mapping[str, Tensor] | None) -> dict[str, 
             raise SparsewoodError(
                 f"The mask of {name!r} has shape {tuple(mask.shape)}, its parameter {tuple(parameter.shape)}."
             )
-        found[known[name].name] = mask.to(parameter.device)
+        first, here = known[name].name, mask.to(parameter.device)
+        found[first] = found[first] & here if first in found else here  # a tied parameter may be masked by each name
     return found
 
 
@@ -255,7 +274,8 @@ class _View:
         return {kind: tensor / self.statistics.samples for kind, tensor in sums.items()}
 
     def elements(self, entry: Entry, weight: Tensor, means: Mapping[str, Tensor]) -> Tensor:
-        inputs = Inputs(entry.name, weight.to(torch.promote_types(weight.dtype, torch.float32)), means, self.generator)
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        inputs = Inputs(entry.name, weight.to(wide), means, self.generator)
         scores = self.criterion(inputs)
         if scores.shape != weight.shape:
             raise SparsewoodError(
@@ -263,10 +283,12 @@ class _View:
             )
         return scores
 
-    def units(self, entry: Entry) -> Tensor:
-        """The scores of all units of a parameter, in the shape of the grid."""
+    def units(self, entry: Entry, mask: Tensor | None = None) -> Tensor:
+        """The scores of all units of a parameter, in the shape of the grid; what is masked counts as zero."""
         tile = self.tile(entry)
-        scores = self.elements(entry, entry.parameter.detach(), self.means(entry))
+        weight = entry.parameter.detach()
+        weight = weight if mask is None else weight.where(mask, weight.new_zeros(()))
+        scores = self.elements(entry, weight, self.means(entry))
         return self.criterion.finish(to_units(scores, tile, self.criterion.reduction), math.prod(tile))
 
 
@@ -303,7 +325,7 @@ class _PoolScores:
     def stored(self) -> Tensor:
         """All scores, in the shape of the grid."""
         if self._stored is None:
-            scores = _checked(self.name, self.view.units(self.entry))
+            scores = _checked(self.name, self.view.units(self.entry, self.mask))
             self._stored = self._finished(scores, self.alive_units)
         return self._stored
 
@@ -328,6 +350,8 @@ class _PoolScores:
             flat = self.stored().reshape(-1)
             return flat[_spread(count, flat.numel(), flat.device)]
         weight = self.entry.parameter.detach()
+        if weight.ndim == 0:
+            return next(self.chunks())
         places = torch.unravel_index(_spread(count, weight.numel(), weight.device), weight.shape)
         means = {kind: s.expand(weight.shape)[places] for kind, s in self._sums().items()}
         return self._pointwise(weight[places], means, None if self.mask is None else self.mask[places])
@@ -369,11 +393,18 @@ class _Allocator:
     """Divides an amount over pools and selects in each."""
 
     def __init__(
-        self, model: nn.Module, chosen: Sequence[Entry], scores: Sequence[_PoolScores], scope: Scope, min_units: int
+        self,
+        model: nn.Module,
+        chosen: Sequence[Entry],
+        scores: Sequence[_PoolScores],
+        scope: Scope,
+        min_units: int,
+        removed_elsewhere: int,
     ) -> None:
         if isinstance(min_units, bool) or not isinstance(min_units, int) or min_units < 0:
             raise SparsewoodError(f"min_units must be a whole number >= 0. Got {min_units!r}.")
         self.model, self.chosen, self.scores, self.scope = model, chosen, scores, scope
+        self.removed_elsewhere = removed_elsewhere
         pairs = zip(chosen, scores, strict=True)
         self.layers = tuple(
             Layer(e.name, tuple(e.parameter.shape), s.grid, s.alive, min(min_units, s.alive), type(e.module))
@@ -401,7 +432,15 @@ class _Allocator:
         return [_best_by_row(members[0], pool.keep)] if pool.by_row else select(members, pool.keep, pool.floors)
 
     def _find(self, selector: Any) -> list[int]:
-        names = {entry.name for entry in find(self.chosen, selector, "the mapping of amounts")}
+        what = "the mapping of amounts"
+        try:
+            names = {entry.name for entry in find(self.chosen, selector, what)}
+        except UnknownName:
+            others = find(entries(self.model), selector, what)
+            raise SparsewoodError(
+                f"{selector!r} in {what} means {others[0].name}, which is not among the parameters to prune: it is "
+                "excluded, no weight, or the classifier. Name it in include=[...], or pass protect_classifier=False."
+            ) from None
         return [i for i, entry in enumerate(self.chosen) if entry.name in names]
 
     def _lamp_shares(self, keep: int) -> Integers:
@@ -415,17 +454,23 @@ class _Allocator:
 
         Single elements are counted exactly; of larger units as many stay as fit into the budget.
         """
+        if not self.scope.shares_total:
+            raise SparsewoodError(
+                f"{amount} is for the whole model, but {self.scope} has amounts of its own. Use Everywhere(), "
+                "PerLayer(), PerType() or PerRow() without a mapping."
+            )
         total = sum(entry.parameter.numel() for entry in entries(self.model))
         sizes = [math.prod(s.tile) for s in self.scores]
         prunable = sum(s.units * size for s, size in zip(self.scores, sizes, strict=True))
-        budget = round(total / amount.ratio) - (total - prunable)
+        fixed = total - prunable - self.removed_elsewhere
+        budget = round(total / amount.ratio) - fixed
         least = sum(layer.floor * size for layer, size in zip(self.layers, sizes, strict=True))
         if budget < least:
             raise SparsewoodError(
                 f"Compression {amount.ratio:g} leaves {round(total / amount.ratio):,} of {total:,} parameters, but "
-                f"{total - prunable:,} are not pruned and {least:,} must stay in the layers: at most "
-                f"{total / (total - prunable + least):.2f} can be reached. Prune more parameters (include=..., "
-                "protect_classifier=False) or ask for less."
+                f"{fixed:,} are not pruned and {least:,} must stay in the layers: at most "
+                f"{math.floor(100 * total / (fixed + least)) / 100:.2f} can be reached. Prune more parameters "
+                "(include=..., protect_classifier=False) or ask for less."
             )
         units = sum(layer.units for layer in self.layers)
         if all(size == 1 for size in sizes):
@@ -451,7 +496,9 @@ class _Allocator:
 
 def _count_removed(units: int, keep: int, already: int) -> Amount:
     if units - keep < already:
-        raise SparsewoodError(f"The masks given already leave {units - already:,} weights, fewer than the {keep:,} asked.")
+        raise SparsewoodError(
+            f"The masks given already leave {units - already:,} weights, fewer than the {keep:,} asked."
+        )
     return Count(units - keep)
 
 
@@ -462,22 +509,32 @@ def _alive(scores: _PoolScores) -> Tensor:
 
 
 def _best_by_row(scores: _PoolScores, keep: int) -> Tensor:
-    """The best units of each row of the grid; the rows share `keep` evenly, as far as they have units left."""
+    """The best units of each row of the grid. Every row keeps the same number, as far as it has units left; what then
+    remains goes to the rows whose next unit scores highest.
+    """
+    if scores.units == 0:
+        return _alive(scores)
     table = scores.stored().reshape(scores.grid[0], -1)
-    alive = (table > REMOVED).sum(1).cpu().numpy()
-    rows = len(alive)
-    if (alive == table.shape[1]).all():
-        share, more = divmod(keep, rows)
-        kept = np.full(rows, share, dtype=np.int64) + (np.arange(rows) < more)
-    else:
-        kept = apportion(keep, np.ones(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64), alive)
-    return _best_in_parts(table, torch.from_numpy(kept)).reshape(-1)
+    alive = (table > REMOVED).sum(1)
+    counts = alive.cpu().numpy()
+    level = bisect_right(range(table.shape[1] + 1), keep, key=lambda share: int(np.minimum(counts, share).sum())) - 1
+    kept = alive.clamp_max(level)
+    more = torch.tensor([keep]) - int(kept.sum())
+    if more > 0:
+        following = torch.cat([part.sort(1, descending=True).values[:, level] for part in _parts(table)])
+        kept += best_in_rows(following[None], more)[0]
+    return _best_in_parts(table, kept).reshape(-1)
 
 
 def _best_in_parts(table: Tensor, keep: Tensor) -> Tensor:
-    step = max(1, 32 * _chunk(table.device) // max(1, table.shape[1]))
-    parts = [best_in_rows(t, k) for t, k in zip(table.split(step), keep.split(step), strict=True)]
-    return torch.cat(parts) if parts else torch.zeros_like(table, dtype=torch.bool)
+    parts = _parts(table)
+    chosen = [best_in_rows(t, k) for t, k in zip(parts, keep.split([len(t) for t in parts]), strict=True)]
+    return torch.cat(chosen) if chosen else torch.zeros_like(table, dtype=torch.bool)
+
+
+def _parts(table: Tensor) -> tuple[Tensor, ...]:
+    """The rows in pieces that are worth a call and take little memory."""
+    return table.split(max(1, 32 * _chunk(table.device) // max(1, table.shape[1])))
 
 
 # ---------------------------------------------------------------- N:M
@@ -485,7 +542,9 @@ def _best_in_parts(table: Tensor, keep: Tensor) -> Tensor:
 
 def _check_nm(granularity: NM, sparsity: AmountLike, scope: object) -> None:
     implied = 1 - granularity.n / granularity.m
-    if sparsity is not DEFAULT_AMOUNT and as_amount(sparsity) != Sparsity(implied):
+    asked = as_amount(sparsity)
+    share = asked.fraction if isinstance(asked, Sparsity) else math.nan
+    if sparsity is not DEFAULT_AMOUNT and not math.isclose(share, implied, rel_tol=1e-5, abs_tol=1e-9):
         raise SparsewoodError(
             f"{granularity.n}:{granularity.m} removes {implied:g} of the weights, sparsity asks for {sparsity}. "
             f"Leave sparsity out, or pass {implied:g}."

@@ -76,11 +76,12 @@ def _buffers(model: nn.Module) -> Callable[[], None]:
 
     def restore() -> None:
         for module, buffers in registered:
-            for name in module._buffers.keys() | buffers.keys():
-                if name not in buffers:
-                    del module._buffers[name]
-                elif module._buffers.get(name) is not buffers[name]:
-                    module._buffers[name] = buffers[name]
+            now = dict(module._buffers.items())  # a ScriptModule's buffers only look like a dict
+            for name in now.keys() - buffers.keys():
+                del module._buffers[name]
+            for name, buffer in buffers.items():
+                if name not in now or now[name] is not buffer:
+                    module._buffers[name] = buffer
         for buffer, value in values:
             _write_back(buffer, value)
 
@@ -89,7 +90,8 @@ def _buffers(model: nn.Module) -> Callable[[], None]:
 
 def _write_back(buffer: Tensor, value: Tensor) -> None:
     # Only what changed is written: a write counts as an in-place change for graphs that saved the buffer.
-    if buffer.is_meta or (buffer.shape == value.shape and torch.equal(buffer, value)):
+    comparable = buffer.layout is torch.strided and buffer.shape == value.shape
+    if buffer.is_meta or (comparable and torch.equal(buffer, value)):
         return
     with torch.inference_mode(buffer.is_inference()), torch.no_grad():
         if buffer.shape != value.shape:
@@ -104,7 +106,8 @@ def _gradients(model: nn.Module) -> Callable[[], None]:
 
     def restore() -> None:
         for parameter, requires_grad, gradient in saved:
-            parameter.requires_grad_(requires_grad)
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
 
     return restore

@@ -1,4 +1,4 @@
-"""save_masks, load_masks: one bit per entry, and no damaged file is read."""
+"""Masks.save, Masks.load: one bit per entry, and no damaged file is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from sparsewood import maskfile
 from sparsewood.errors import FileFormatError, OutputError
-from sparsewood.masks import apply_masks, load_masks, save_masks
+from sparsewood.masks import apply_masks
 from sparsewood.types import Masks
 
 
@@ -45,8 +45,8 @@ def rewrite(path: Path, masks: Masks, **changes: object) -> None:
 
 
 def test_round_trip_keeps_names_order_shapes_and_bits(path: Path) -> None:
-    save_masks(some(), path)
-    loaded = load_masks(path)
+    some().save(path)
+    loaded = Masks.load(path)
     assert loaded == some()
     assert list(loaded) == list(some())
     assert loaded.fingerprint() == some().fingerprint()
@@ -60,54 +60,54 @@ def test_round_trip_of_any_masks(tmp_path_factory: pytest.TempPathFactory, shape
     generator = torch.Generator().manual_seed(seed)
     masks = Masks({name: torch.rand(shape, generator=generator) < 0.5 for name, shape in shapes.items()})
     path = tmp_path_factory.mktemp("any") / "masks.safetensors"
-    save_masks(masks, path)
-    assert load_masks(path) == masks
+    masks.save(path)
+    assert Masks.load(path) == masks
 
 
 def test_7_8_loaded_masks_give_the_same_sparsity(path: Path) -> None:
     """Regression 7.8, after save and load."""
     layer = nn.Linear(10, 10)
-    save_masks(Masks({"weight": torch.rand(10, 10, generator=torch.Generator().manual_seed(0)) < 0.1}), path)
-    masks = load_masks(path)
+    Masks({"weight": torch.rand(10, 10, generator=torch.Generator().manual_seed(0)) < 0.1}).save(path)
+    masks = Masks.load(path)
     apply_masks(layer, masks)
     assert int((layer.weight == 0).sum()) == masks.removed > 0
 
 
 def test_one_bit_per_entry_on_disk(path: Path) -> None:
     numel = 1_000_000
-    save_masks(Masks({"w": torch.rand(1000, 1000) < 0.1}), path)
+    Masks({"w": torch.rand(1000, 1000) < 0.1}).save(path)
     assert numel / 8 <= path.stat().st_size <= numel / 8 + 500
 
 
 def test_equal_masks_equal_bytes(tmp_path: Path) -> None:
     contents = set()
     for index in range(5):
-        save_masks(some(), tmp_path / str(index))
+        some().save(tmp_path / str(index))
         contents.add((tmp_path / str(index)).read_bytes())
     assert len(contents) == 1
 
 
 def test_loaded_masks_can_be_used_and_not_shared(path: Path) -> None:
-    save_masks(some(), path)
-    first, second = load_masks(path), load_masks(path)
+    some().save(path)
+    first, second = Masks.load(path), Masks.load(path)
     first["bias"].logical_not_()
     assert second == some()
 
 
 def test_every_truncation_is_refused(path: Path) -> None:
-    save_masks(some(), path)
+    some().save(path)
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises(FileFormatError, match=r"masks\.safetensors' cannot be read"):
-            load_masks(path)
+            Masks.load(path)
     path.write_bytes(content + b"\0")
     with pytest.raises(FileFormatError):
-        load_masks(path)
+        Masks.load(path)
 
 
 def test_every_flipped_bit_is_refused(path: Path) -> None:
-    save_masks(some(), path)
+    some().save(path)
     content = path.read_bytes()
     for position in range(len(content)):
         for bit in range(8):
@@ -115,17 +115,17 @@ def test_every_flipped_bit_is_refused(path: Path) -> None:
             damaged[position] ^= 1 << bit
             path.write_bytes(damaged)
             with pytest.raises(FileFormatError):
-                load_masks(path)
+                Masks.load(path)
 
 
 def test_foreign_files_are_refused(path: Path) -> None:
     for content in (b"", b"not masks", b"PK\x03\x04" + bytes(100), b"\xff" * 64):
         path.write_bytes(content)
         with pytest.raises(FileFormatError, match="not a complete safetensors file"):
-            load_masks(path)
+            Masks.load(path)
     save_file({"w": np.zeros(3, np.float32)}, path)
     with pytest.raises(FileFormatError, match=r"no 'sparsewood\.masks' metadata"):
-        load_masks(path)
+        Masks.load(path)
 
 
 BAD = [
@@ -145,28 +145,28 @@ BAD = [
 def test_inconsistent_files_are_refused_with_the_reason(path: Path, changes: dict, reason: str) -> None:
     rewrite(path, Masks({"w": torch.tensor([True, False, True])}), **changes)
     with pytest.raises(FileFormatError, match=reason):
-        load_masks(path)
+        Masks.load(path)
 
 
 @pytest.mark.parametrize("metadata", ["", "[]", "{}", '"x"', "7"])
 def test_damaged_metadata_is_refused(path: Path, metadata: str) -> None:
     save_file({"w": np.zeros(1, np.uint8)}, path, {maskfile.KEY: metadata})
     with pytest.raises(FileFormatError, match="metadata is damaged"):
-        load_masks(path)
+        Masks.load(path)
 
 
 def test_the_rewritten_file_is_otherwise_good(path: Path) -> None:
     rewrite(path, some())
-    assert load_masks(path) == some()
+    assert Masks.load(path) == some()
     assert {array.dtype.name for array in load_file(path).values()} == {"uint8"}
 
 
 def test_writing_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no-such-directory"):
-        save_masks(some(), tmp_path / "no-such-directory" / "masks.safetensors")
+        some().save(tmp_path / "no-such-directory" / "masks.safetensors")
 
 
 def test_a_missing_file_or_a_directory(tmp_path: Path) -> None:
     for missing in (tmp_path / "none", tmp_path):
         with pytest.raises(FileNotFoundError, match="No mask file at"):
-            load_masks(missing)
+            Masks.load(missing)

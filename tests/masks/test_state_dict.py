@@ -1,4 +1,4 @@
-"""from_state_dict: checkpoints of torch.nn.utils.prune become masks and a plain state dict."""
+"""masks_from_state_dict: checkpoints of torch.nn.utils.prune become masks and a plain state dict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.masks import from_state_dict
+from sparsewood.masks import masks_from_state_dict
 
 
 def net() -> nn.Sequential:
@@ -30,7 +30,7 @@ def test_a_pruned_checkpoint_loads_into_the_plain_model(prefix: str) -> None:
     old = pruned()
     checkpoint = old.state_dict(prefix=prefix)
     keys = list(checkpoint)
-    masks, clean = from_state_dict(checkpoint)
+    masks, clean = masks_from_state_dict(checkpoint)
     assert set(masks) == {f"{prefix}0.weight", f"{prefix}0.bias", f"{prefix}3.weight"}
     assert masks[f"{prefix}0.weight"].sum() == 54
     assert list(checkpoint) == keys
@@ -42,7 +42,7 @@ def test_a_pruned_checkpoint_loads_into_the_plain_model(prefix: str) -> None:
 
 def test_values_are_original_times_mask_even_when_not_finite() -> None:
     original = torch.tensor([1.0, float("nan"), -2.0])
-    masks, clean = from_state_dict({"w_orig": original, "w_mask": torch.tensor([1.0, 0.0, 0.0])})
+    masks, clean = masks_from_state_dict({"w_orig": original, "w_mask": torch.tensor([1.0, 0.0, 0.0])})
     assert clean["w"].tolist() == [1, 0, 0]
     assert not torch.signbit(clean["w"]).any()
     assert masks["w"].tolist() == [True, False, False]
@@ -51,7 +51,7 @@ def test_values_are_original_times_mask_even_when_not_finite() -> None:
 
 def test_other_keys_order_and_layer_versions_stay() -> None:
     checkpoint = pruned().state_dict()
-    _, clean = from_state_dict(checkpoint)
+    _, clean = masks_from_state_dict(checkpoint)
     assert [key for key in clean if key in checkpoint] == [key for key in checkpoint if key in clean]
     assert set(clean) == set(net().state_dict())
     assert clean._metadata == checkpoint._metadata  # pyright: ignore[reportAttributeAccessIssue]
@@ -61,14 +61,14 @@ def test_keys_without_a_partner_stay() -> None:
     lone = OrderedDict(
         {"a.weight_orig": torch.ones(2), "a.weight_u": torch.ones(2), "attn_mask": torch.eye(2), "extra": 3}
     )
-    masks, clean = from_state_dict(lone)
+    masks, clean = masks_from_state_dict(lone)
     assert len(masks) == 0
     assert clean == lone
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16], ids=str)
 def test_masks_of_any_type(dtype: torch.dtype) -> None:
-    masks, _ = from_state_dict({"w_orig": torch.ones(2), "w_mask": torch.tensor([0, 1], dtype=dtype)})
+    masks, _ = masks_from_state_dict({"w_orig": torch.ones(2), "w_mask": torch.tensor([0, 1], dtype=dtype)})
     assert masks["w"].tolist() == [False, True]
 
 
@@ -89,4 +89,4 @@ BAD = [
 @pytest.mark.parametrize(("checkpoint", "message"), BAD)
 def test_bad_checkpoints_name_the_key(checkpoint: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(SparsewoodError, match=message):
-        from_state_dict(checkpoint)
+        masks_from_state_dict(checkpoint)

@@ -73,7 +73,9 @@ def _kept(amount: Amount, units: int, alive: int) -> int:
         case Remaining(fraction):
             return alive - round_half_even(fraction * alive)
         case Compression():
-            raise SparsewoodError(f"{amount} is for the whole model. For a part of it use Density({1 / amount.ratio:g}).")
+            raise SparsewoodError(
+                f"{amount} is for the whole model. For a part of it use Density({1 / amount.ratio:g})."
+            )
 
 
 def _asks_for_all(amount: Amount, units: int, alive: int) -> bool:

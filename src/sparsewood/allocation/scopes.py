@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -16,6 +18,8 @@ from sparsewood.allocation.lamp import LAMP
 from sparsewood.allocation.uniform import Uniform
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.types import Amount, AmountLike, as_amount
+
+logger = logging.getLogger(__name__)
 
 Finder = Callable[[object], list[int]]
 
@@ -51,6 +55,11 @@ class Request:
 class Scope(ABC):
     """The pool in which scores compete."""
 
+    @property
+    def shares_total(self) -> bool:
+        """Whether the pools together keep the amount that was asked for; False if they have amounts of their own."""
+        return True
+
     @abstractmethod
     def pools(self, request: Request) -> list[Pool]:
         """Disjoint pools; layers in no pool stay as they are."""
@@ -82,6 +91,10 @@ class PerLayer(Scope):
 
     allocation: Uniform | ERK | LAMP | Mapping[str | type[nn.Module], AmountLike | None] = Uniform()
 
+    @property
+    def shares_total(self) -> bool:
+        return not isinstance(self.allocation, Mapping)
+
     def pools(self, request: Request) -> list[Pool]:
         layers = request.layers
         if isinstance(self.allocation, Mapping):
@@ -101,16 +114,25 @@ class PerType(Scope):
 
     amounts: Mapping[type[nn.Module] | str, AmountLike | None] | None = None
 
+    @property
+    def shares_total(self) -> bool:
+        return self.amounts is None
+
     def pools(self, request: Request) -> list[Pool]:
         layers = request.layers
         if self.amounts is None:
             return self._same_share(request)
+        _require_keys(self.amounts)
         pools, taken = [], set[int]()
         for kind, amount in self.amounts.items():
-            members = [i for i, layer in enumerate(layers) if _is_kind(layer.owner, kind) and i not in taken]
-            if not members:
+            fitting = [i for i, layer in enumerate(layers) if _is_kind(layer.owner, kind)]
+            if not fitting:
                 shown = kind if isinstance(kind, str) else kind.__name__
                 raise UnknownName.among("layer type", shown, sorted({layer.owner.__name__ for layer in layers}))
+            members = [i for i in fitting if i not in taken]
+            if not members:
+                _warn_shadowed(kind)
+                continue
             taken.update(members)
             pools.append(_pool(members, layers, request.amount if amount is None else as_amount(amount)))
         return pools
@@ -136,7 +158,8 @@ class PerType(Scope):
 class PerRow(Scope):
     """Units compete within their output row (index along axis 0): every row keeps the same share, to within one unit.
 
-    Wanda's scope (Sun et al. 2023, https://arxiv.org/abs/2306.11695). Layers share the total like `Uniform`.
+    What does not divide evenly goes to the rows whose next unit scores highest. Layers share the total like `Uniform`.
+    Wanda's scope (Sun et al. 2023, https://arxiv.org/abs/2306.11695).
     """
 
     def pools(self, request: Request) -> list[Pool]:
@@ -154,6 +177,10 @@ class Named(Scope):
 
     amounts: Mapping[str | type[nn.Module], AmountLike | None]
 
+    @property
+    def shares_total(self) -> bool:
+        return False
+
     def pools(self, request: Request) -> list[Pool]:
         return [_pool(members, request.layers, amount) for members, amount in _assign(self.amounts, request)]
 
@@ -165,7 +192,7 @@ def as_scope(scope: Scope | Mapping[str | type[nn.Module], AmountLike | None]) -
     if isinstance(scope, Mapping):
         return Named(scope)
     raise SparsewoodError(
-        f"scope must be Everywhere(), PerLayer(), PerType(), PerRow() or a mapping from names to amounts. Got {scope!r}."
+        f"scope must be Everywhere(), PerLayer(), PerType(), PerRow() or a mapping of names to amounts. Got {scope!r}."
     )
 
 
@@ -178,27 +205,47 @@ def _pool(members: Sequence[int] | range, layers: Sequence[Layer], amount: Amoun
 def _assign(
     amounts: Mapping[str | type[nn.Module], AmountLike | None], request: Request
 ) -> list[tuple[list[int], Amount]]:
-    """The layers each key means. An exact parameter or module name wins over patterns, then the first key that fits."""
+    """The layers each key means.
+
+    The name of a parameter, or of the closest module around it, wins over patterns and classes; of these the first that
+    fits wins.
+    """
+    _require_keys(amounts)
+    members: dict[object, list[int]] = {key: [] for key in amounts}
+    found = {key: set(request.find(key)) for key in amounts}
+    for i, layer in enumerate(request.layers):
+        fitting = [key for key in amounts if i in found[key]]
+        if fitting:
+            members[max(fitting, key=lambda key: _closeness(key, layer.name))].append(i)
+    for key in amounts:
+        if not members[key]:
+            _warn_shadowed(key)
+    return [
+        (members[key], request.amount if amount is None else as_amount(amount))
+        for key, amount in amounts.items()
+        if members[key]
+    ]
+
+
+def _closeness(key: object, name: str) -> int:
+    """How much of the parameter's name the key spells out; 0 for patterns and classes."""
+    return len(key) if isinstance(key, str) and f"{name}.".startswith(f"{key}.") else 0
+
+
+def _require_keys(amounts: Mapping[Any, Any]) -> None:
     if not amounts:
-        raise SparsewoodError("The mapping from names to amounts is empty.")
-    found = {key: request.find(key) for key in amounts}
-    exact = {i for key, members in found.items() for i in members if _is_exact(key, request.layers[i].name)}
-    taken: set[int] = set()
-    assigned = []
-    for key, amount in amounts.items():
-        members = [i for i in found[key] if i not in taken and (i not in exact or _is_exact(key, request.layers[i].name))]
-        taken.update(members)
-        if members:
-            assigned.append((members, request.amount if amount is None else as_amount(amount)))
-    return assigned
+        raise SparsewoodError("The mapping to amounts is empty. Name at least one layer, pattern or class.")
 
 
-def _is_exact(key: object, name: str) -> bool:
-    return key in (name, name.rpartition(".")[0])
+def _warn_shadowed(key: object) -> None:
+    shown = key.__name__ if isinstance(key, type) else key
+    logger.warning("The amount for %s is not used: other keys take all of its parameters.", shown)
 
 
 def _is_kind(owner: type[nn.Module], kind: type[nn.Module] | str) -> bool:
-    return owner.__name__ == kind if isinstance(kind, str) else issubclass(owner, kind)
+    if isinstance(kind, str):
+        return any(base.__name__ == kind for base in owner.__mro__)
+    return issubclass(owner, kind)
 
 
 def _share(allocation: Uniform | ERK | LAMP, request: Request) -> Integers:
@@ -213,4 +260,3 @@ def _share(allocation: Uniform | ERK | LAMP, request: Request) -> Integers:
 
 def _floors(floors: Sequence[int], total: int) -> Integers:
     return np.array(floors if total else [0] * len(floors), dtype=np.int64)
-

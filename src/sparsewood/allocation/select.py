@@ -3,10 +3,10 @@
 The rule, stated once: of N units the `keep` with the highest scores stay; among equal scores the one with the lower
 index stays (tensors in model order, positions row-major). The number kept is exact, whatever the ties.
 
-How: a pass over the scores, chunk by chunk, around a bracket guessed from a sample. Scores above the bracket are
-counted, those inside (about one per cent) are collected, and the threshold is read off them. If the guess was wrong or
-ties fill the bracket, the search goes on in the part that holds the threshold. A last pass writes the masks. Memory: the
-masks, one chunk, and the collected scores.
+How: one pass over the scores, chunk by chunk, around a bracket guessed from a sample. Scores above the bracket are
+marked as kept, those inside (a few per cent) are collected, and which of them stay is settled at the end. If the guess
+was wrong or ties fill the bracket, the threshold is searched in the part that holds it, and a last pass applies it.
+Memory: the masks, one chunk, and what was collected.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sparsewood.errors import SparsewoodError
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 32_000  # small enough that PyTorch starts no threads for it
+SAMPLE = 100_000
 COLLECT_AT_LEAST = 1 << 18
 COLLECT_SHARE = 32  # beyond COLLECT_AT_LEAST, at most one score in this many is collected
-MARGIN = 5.0  # half width of the first bracket, in standard deviations of a rank in the sample
+MARGIN = 4.0  # half width of the first bracket, in standard deviations of a rank in the sample
 
 
 class Scores(Protocol):
@@ -95,7 +95,35 @@ def _names(pool: Sequence[Scores]) -> str:
 def _select(pool: Sequence[Scores], keep: int) -> list[Tensor]:
     if keep == 0:
         return [torch.zeros(scores.units, dtype=torch.bool, device=scores.device) for scores in pool]
-    return _apply(pool, find_threshold(pool, keep))
+    masks = [torch.empty(scores.units, dtype=torch.bool, device=scores.device) for scores in pool]
+    bracket = _first_bracket(pool, keep)
+    scan = _scan(pool, bracket.lower, bracket.upper, masks)
+    wanted = keep - scan.above
+    if scan.complete and 0 < wanted <= scan.inside:
+        _settle(pool, masks, scan, wanted)
+        return masks
+    return _apply(pool, _search(pool, keep, bracket, scan))
+
+
+def _settle(pool: Sequence[Scores], masks: Sequence[Tensor], scan: _Scan, wanted: int) -> None:
+    """Mark the best `wanted` of the collected scores as kept too."""
+    threshold = _read_off(scan.collected, wanted)
+    equal = np.flatnonzero(scan.collected == threshold.value)
+    chosen = scan.collected > threshold.value
+    chosen[equal[: threshold.ties]] = True
+    limits = np.cumsum([0, *(scores.units for scores in pool)])
+    for scores, mask, start, stop in zip(pool, masks, limits, limits[1:], strict=False):
+        first, last = np.searchsorted(scan.places, (start, stop))
+        places = scan.places[first:last][chosen[first:last]] - start
+        mask[torch.from_numpy(places).to(mask.device)] = True
+        if threshold.ties < threshold.equal:
+            low, high = np.searchsorted(equal, (first, last))
+            _report_all_equal(scores, high - low)
+
+
+def _report_all_equal(scores: Scores, tied: int) -> None:
+    if tied == scores.alive > 1:
+        logger.warning("All %d scores of %s are equal: what stays was decided by position.", tied, scores.name)
 
 
 def _apply(pool: Sequence[Scores], threshold: Threshold) -> list[Tensor]:
@@ -112,13 +140,11 @@ def _apply(pool: Sequence[Scores], threshold: Threshold) -> list[Tensor]:
                 part[:] = chunk >= threshold.value
                 continue
             part[:] = chunk > threshold.value
-            equal = (chunk == threshold.value).nonzero()
-            equal = equal[0] if isinstance(equal, tuple) else equal.reshape(-1)
+            equal = _places(chunk == threshold.value)
             part[equal[:left]] = True
             left -= min(left, len(equal))
             tied += len(equal)
-        if tied == scores.alive and tied > 1:
-            logger.warning("All %d scores of %s are equal: what stays was decided by position.", tied, scores.name)
+        _report_all_equal(scores, tied)
         masks.append(mask)
     return masks
 
@@ -132,11 +158,23 @@ def _count(mask: np.ndarray | Tensor) -> int:
     return int(np.count_nonzero(mask)) if isinstance(mask, np.ndarray) else int(mask.count_nonzero())
 
 
+@dataclass(frozen=True)
+class _Bracket:
+    lower: float
+    upper: float
+    finite: torch.finfo
+
+
 def find_threshold(pool: Sequence[Scores], keep: int) -> Threshold:
     """The `keep`-th highest score (keep >= 1), and how many of those equal to it are among the best `keep`."""
-    lower, upper, finite = _first_bracket(pool, keep)
+    bracket = _first_bracket(pool, keep)
+    return _search(pool, keep, bracket, _scan(pool, bracket.lower, bracket.upper))
+
+
+def _search(pool: Sequence[Scores], keep: int, bracket: _Bracket, scan: _Scan) -> Threshold:
+    """Narrow the bracket until the threshold is proven."""
+    lower, upper, finite = bracket.lower, bracket.upper, bracket.finite
     while True:
-        scan = _scan(pool, lower, upper)
         wanted = keep - scan.above
         if wanted <= 0:
             lower, upper = _next(upper, finite), finite.max
@@ -144,7 +182,7 @@ def find_threshold(pool: Sequence[Scores], keep: int) -> Threshold:
             lower, upper = finite.min, _previous(lower, finite)
         elif lower == upper:
             return Threshold(lower, wanted, scan.inside)
-        elif scan.collected.size == scan.inside:
+        elif scan.complete:
             return _read_off(scan.collected, wanted)
         else:  # too many to collect: halve the bracket at a value that is in it, or prove that value
             middle = float(np.partition(scan.collected, scan.collected.size // 2)[scan.collected.size // 2])
@@ -155,9 +193,10 @@ def find_threshold(pool: Sequence[Scores], keep: int) -> Threshold:
                 lower = _next(middle, finite)
             else:
                 upper = _previous(middle, finite)
+        scan = _scan(pool, lower, upper)
 
 
-def _first_bracket(pool: Sequence[Scores], keep: int) -> tuple[float, float, torch.finfo]:
+def _first_bracket(pool: Sequence[Scores], keep: int) -> _Bracket:
     """Two sample values that very likely have the threshold between them, and the limits of the scores' type."""
     units = sum(scores.units for scores in pool)
     share_of_units = min(1.0, SAMPLE / max(units, 1))
@@ -166,13 +205,13 @@ def _first_bracket(pool: Sequence[Scores], keep: int) -> tuple[float, float, tor
     sample = np.sort(torch.cat(samples).numpy())
     sample = sample[sample >= finite.min][::-1]
     if sample.size == 0 or units <= COLLECT_AT_LEAST:
-        return finite.min, finite.max, finite
+        return _Bracket(finite.min, finite.max, finite)
     kept = keep / sum(scores.alive for scores in pool)
     margin = MARGIN * math.sqrt(sample.size * kept * (1 - kept)) + MARGIN
     first, last = math.floor(kept * sample.size - margin), math.ceil(kept * sample.size + margin)
     upper = float(sample[first]) if first >= 0 else finite.max
     lower = float(sample[last]) if last < sample.size else finite.min
-    return lower, upper, finite
+    return _Bracket(lower, upper, finite)
 
 
 @dataclass(frozen=True)
@@ -180,23 +219,53 @@ class _Scan:
     above: int
     inside: int
     collected: np.ndarray  # the scores inside; only the first of them if there are too many
+    places: np.ndarray  # where they are, counted over the whole pool
+
+    @property
+    def complete(self) -> bool:
+        return len(self.collected) == self.inside
 
 
-def _scan(pool: Sequence[Scores], lower: float, upper: float) -> _Scan:
-    """Count the scores above `upper` and those in [lower, upper]; collect the latter unless the two bounds agree."""
-    limit = max(COLLECT_AT_LEAST, sum(scores.units for scores in pool) // COLLECT_SHARE)
-    above, inside, room = 0, 0, limit if lower < upper else 0
-    collected: list[np.ndarray] = []
-    for chunk in (_array(chunk) for scores in pool for chunk in scores.chunks()):
-        over = chunk > upper
-        above += _count(over)
-        within = (chunk >= lower) ^ over
-        inside += _count(within)
-        if room > 0:
-            values = chunk[within][:room]
-            collected.append(values if isinstance(values, np.ndarray) else values.cpu().numpy())
-            room -= len(values)
-    return _Scan(above, inside, np.concatenate(collected) if collected else np.empty(0))
+def _scan(pool: Sequence[Scores], lower: float, upper: float, masks: Sequence[Tensor] | None = None) -> _Scan:
+    """Count the scores above `upper` and those in [lower, upper]; collect the latter unless the two bounds agree.
+
+    Where masks are given, they are written: True above `upper`.
+    """
+    units = sum(scores.units for scores in pool)
+    limit = max(COLLECT_AT_LEAST, units // COLLECT_SHARE)
+    above, inside, offset, room = 0, 0, 0, limit if lower < upper else 0
+    collected, places = [np.empty(0)], [np.empty(0, dtype=np.int64)]
+    target = None if masks is None else [_array(mask) for mask in masks]
+    for number, scores in enumerate(pool):
+        start = 0
+        for chunk in map(_array, scores.chunks()):
+            over = chunk > upper
+            within = (chunk >= lower) ^ over
+            above += _count(over)
+            if target is not None:
+                target[number][start : start + len(chunk)] = over
+            if room <= 0:
+                inside += _count(within)
+            else:
+                where = _places(within)
+                inside += len(where)
+                where = where[:room]
+                values = chunk[where]
+                collected.append(_on_host(values))
+                places.append(_on_host(where) + (offset + start))
+                room -= len(where)
+            start += len(chunk)
+        offset += scores.units
+    values = collected[1:] or collected
+    return _Scan(above, inside, np.concatenate(values), np.concatenate(places))
+
+
+def _on_host(values: np.ndarray | Tensor) -> np.ndarray:
+    return values if isinstance(values, np.ndarray) else values.cpu().numpy()
+
+
+def _places(mask: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    return np.flatnonzero(mask) if isinstance(mask, np.ndarray) else mask.nonzero().reshape(-1)
 
 
 def _read_off(values: np.ndarray, wanted: int) -> Threshold:

@@ -13,7 +13,7 @@ from sparsewood.statistics import AbsoluteGradient, Gradient, Statistic
 
 @dataclass(frozen=True)
 class WeightTimesGradient(Criterion):
-    """score = |w * mean_n g_n|: the signed gradients g_n of all examples are averaged, then the absolute value is taken.
+    """score = |w * mean_n g_n|: the signed gradients g_n of all examples are averaged before the absolute value.
 
     Gradients are taken in eval mode; the mean makes the score independent of how the data is cut into batches. Also
     known as gradient magnitude (ShrinkBench) and, on an untrained network, as the un-normalised SNIP score.

@@ -21,7 +21,7 @@ class LAMP(Criterion):
     https://arxiv.org/abs/2010.07611.
 
     >>> LAMP()(Inputs("w", torch.tensor([1.0, 2.0, 2.0])))
-    tensor([0.1111, 0.5000, 1.0000], dtype=torch.float64)
+    tensor([0.1111, 1.0000, 0.5000], dtype=torch.float64)
     """
 
     def __call__(self, inputs: Inputs) -> Tensor:

@@ -20,8 +20,8 @@ class LpNorm(Criterion):
     Un-normalised norms grow with the number of weights in a unit, so that a global comparison favours layers with large
     units; `normalized=True` takes that away for p = 1.
 
-    Source: Li et al. 2016, "Pruning Filters for Efficient ConvNets", https://arxiv.org/abs/1608.08710 (p = 1); He et al.
-    2018, "Soft Filter Pruning", https://arxiv.org/abs/1808.06866 (p = 2).
+    Source: Li et al. 2016, "Pruning Filters for Efficient ConvNets", https://arxiv.org/abs/1608.08710 (p = 1); He et
+    al. 2018, "Soft Filter Pruning", https://arxiv.org/abs/1808.06866 (p = 2).
 
     >>> import torch
     >>> LpNorm(2).finish(torch.tensor(25.0), size=2)

@@ -27,8 +27,8 @@ class Random(Criterion):
 
     def __call__(self, inputs: Inputs) -> Tensor:
         # Drawn on the generator's device, so that the same seed gives the same masks on every device.
-        device = torch.device("cpu") if inputs.generator is None else inputs.generator.device
-        scores = torch.rand(inputs.weight.shape, generator=inputs.generator, dtype=torch.float64, device=device)
+        generator = torch.Generator().manual_seed(0) if inputs.generator is None else inputs.generator
+        scores = torch.rand(inputs.weight.shape, generator=generator, dtype=torch.float64, device=generator.device)
         return scores.to(inputs.weight.device)
 
     @property

@@ -80,4 +80,10 @@ def batches(
         raise SparsewoodError(f"The batch size must be >= 1. Got {batch_size}.")
     sampler = SequentialSampler(data) if generator is None else RandomSampler(data, generator=generator)
     # batch_size=None hands the sampler's whole list of indices to the data set: one indexing per batch, not per image.
-    return DataLoader(data, batch_size=None, sampler=BatchSampler(sampler, batch_size, drop_last=False))
+    # Without a generator of its own a loader draws from the global random state, even where nothing is random.
+    return DataLoader(
+        data,
+        batch_size=None,
+        sampler=BatchSampler(sampler, batch_size, drop_last=False),
+        generator=torch.Generator() if generator is None else generator,
+    )

@@ -12,7 +12,7 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.types import Masks
 
 
-def from_state_dict(state_dict: Mapping[str, Any]) -> tuple[Masks, OrderedDict[str, Any]]:
+def masks_from_state_dict(state_dict: Mapping[str, Any]) -> tuple[Masks, OrderedDict[str, Any]]:
     """Split a checkpoint made with `torch.nn.utils.prune` into masks and a state dict for the plain model.
 
     Each pair `NAME_orig`, `NAME_mask` becomes the mask `NAME` and the entry `NAME` = orig * mask, in the place of
@@ -24,7 +24,7 @@ def from_state_dict(state_dict: Mapping[str, Any]) -> tuple[Masks, OrderedDict[s
     weight, or whose plain name is taken.
 
     >>> import torch
-    >>> masks, clean = from_state_dict({"fc.weight_orig": torch.tensor([3.0, 4.0]), "fc.weight_mask": torch.eye(2)[0]})
+    >>> masks, clean = masks_from_state_dict({"fc.weight_orig": torch.tensor([3.0, 4.0]), "fc.weight_mask": torch.eye(2)[0]})
     >>> masks["fc.weight"], clean["fc.weight"]
     (tensor([ True, False]), tensor([3., 0.]))
     """

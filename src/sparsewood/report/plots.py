@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["compression_curves", "save_figure"]
+__all__ = ["compression_curves", "require_matplotlib", "save_figure"]
 
 # Okabe and Ito's palette: told apart with any kind of colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DENSE = 1.0
+
+Measure = Literal["real_compression", "speedup"]
 
 
 def compression_curves(points: Sequence[Point], title: str) -> Figure:
@@ -34,7 +36,8 @@ def compression_curves(points: Sequence[Point], title: str) -> Figure:
     figure = _new_figure()
     left, right = figure.subplots(1, 2, sharey=True)
     dense = next((point.post_acc1 for point in points if point.compression == DENSE), None)
-    for axes, measure in ((left, "real_compression"), (right, "speedup")):
+    panels: tuple[tuple[Axes, Measure], ...] = ((left, "real_compression"), (right, "speedup"))
+    for axes, measure in panels:
         _draw_dense(axes, dense)
         for number, strategy in enumerate(dict.fromkeys(point.strategy for point in points)):
             members = sorted((p for p in points if p.strategy == strategy), key=lambda p: p.compression)
@@ -57,14 +60,21 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
 
 
-def _new_figure() -> Figure:
+def require_matplotlib() -> None:
+    """Raise `SparsewoodError` if matplotlib is missing: to be called before work that ends in a plot."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise SparsewoodError(
             "Plots need matplotlib, which is not installed. Run: pip install 'sparsewood[report]'"
         ) from error
+
+
+def _new_figure() -> Figure:
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -78,9 +88,7 @@ def _draw_dense(axes: Axes, dense: Summary | None) -> None:
     axes.axhspan(mean - std, mean + std, color="0.4", alpha=0.15, linewidth=0)
 
 
-def _draw_strategy(
-    axes: Axes, members: Sequence[Point], measure: Literal["real_compression", "speedup"], number: int
-) -> None:
+def _draw_strategy(axes: Axes, members: Sequence[Point], measure: Measure, number: int) -> None:
     across: list[Summary] = [getattr(point, measure) for point in members]
     axes.errorbar(
         [summary.mean for summary in across],

@@ -94,7 +94,9 @@ def as_text(table: Table) -> str:
     rule = tuple("-" * width for width in widths)
     lines = [table.title]
     for row in (table.headers, rule, *table.rows):
-        cells = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 

@@ -13,6 +13,11 @@ __all__ = ["DEFAULTS", "DemoSettings", "parse_compressions", "parse_seeds"]
 Part = Literal["test", "validation"]
 
 
+def _require(name: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise SparsewoodError(f"Demo setting {name!r} must be {expected}. Got {value!r} instead.")
+
+
 @dataclass(frozen=True)
 class DemoSettings:
     """All that decides the numbers of a demo run (`threads` too: sums depend on how work is split).
@@ -78,8 +83,3 @@ def parse_compressions(text: str) -> tuple[float, ...]:
     except ValueError as error:
         raise SparsewoodError(f"--compressions must be a list of numbers such as 1,2,4,8. Got {text!r}.") from error
     return tuple(sorted({1.0, *ratios}))
-
-
-def _require(name: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise SparsewoodError(f"Demo setting {name!r} must be {expected}. Got {value!r} instead.")

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_leaves
 
 from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.inputs import call, map_tensors, to_model_device
 from sparsewood.parameters import Entry, choose, entries
 from sparsewood.snapshot import untouched
 from sparsewood.statistics.kinds import GradientStatistic, InputStatistic, Statistic
@@ -43,18 +44,19 @@ def collect(
 
     The model runs in eval mode and is left as it was: weights, gradients, buffers, mode, hooks, random state.
 
-    Raises `SparsewoodError` for empty data, a loss that is missing, not a scalar, or NaN (with the batch's number), and
-    an input statistic of a layer that has none.
+    Raises `SparsewoodError` for data that is empty or not batches, a loss that is missing, not a scalar, NaN or
+    detached (with the batch's number), and an input statistic of a layer that has none.
     """
     chosen = choose(model, protect_classifier=False) if names is None else _named(model, names)
     if any(isinstance(s, GradientStatistic) for s in statistics) and loss is None:
         raise SparsewoodError(
             "Gradients need a loss: pass loss=..., for example torch.nn.functional.cross_entropy for logits and labels."
         )
+    _require_batches(data)
     total: Statistics | None = None
     with untouched(model), _gradients_enabled(chosen):
         for number, batch in enumerate(data):
-            for part in _parts(_to_device(batch, chosen[0].parameter.device), statistics):
+            for part in _parts(_prepared(batch, model), statistics):
                 one = _contribution(model, part, statistics, loss, chosen, number)
                 total = one if total is None else total + one
     if total is None:
@@ -68,6 +70,18 @@ def _named(model: nn.Module, names: Sequence[str]) -> list[Entry]:
         if name not in known:
             raise UnknownName.among("parameter", name, known)
     return [known[name] for name in names]
+
+
+def _require_batches(data: object) -> None:
+    # Iterating over one batch would take its rows, or its inputs and its targets, for batches.
+    one_batch = isinstance(data, Tensor | Mapping) or (
+        isinstance(data, tuple) and any(isinstance(part, Tensor) for part in data)
+    )
+    if one_batch or isinstance(data, str) or not isinstance(data, Iterable):
+        raise SparsewoodError(
+            f"data must be batches: a DataLoader, a list or a generator. Got {type(data).__name__}. "
+            "Pass a single batch as [batch]."
+        )
 
 
 @contextmanager
@@ -86,13 +100,15 @@ def _contribution(
     chosen: Sequence[Entry],
     number: int,
 ) -> Statistics:
-    arguments, keywords, target = split_batch(batch)
-    examples = count_examples((arguments, keywords))
+    inputs, target = split_batch(batch)
+    examples = count_examples(inputs)
+    if examples == 0:
+        raise SparsewoodError(f"Batch {number} is empty: its first axis, which counts examples, is 0 long.")
     by_gradient = [s for s in statistics if isinstance(s, GradientStatistic)]
     by_input = [s for s in statistics if isinstance(s, InputStatistic)]
     sums: dict[str, dict[str, Tensor]] = {s.kind: {} for s in statistics}
-    with torch.set_grad_enabled(bool(by_gradient)), _observe_inputs(by_input, chosen, sums):
-        output = model(*arguments, **keywords)
+    with torch.set_grad_enabled(bool(by_gradient)), _observe_inputs(by_input, chosen, sums, examples):
+        output = call(model, inputs)
         if by_gradient and loss is not None:
             gradients = _gradients(loss(output, target), chosen, number)
             for s in by_gradient:
@@ -104,11 +120,16 @@ def _contribution(
 def _gradients(value: Tensor, chosen: Sequence[Entry], number: int) -> list[Tensor]:
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise SparsewoodError(f"The loss must return one number, the mean over the batch. Got {got} for batch {number}.")
+        raise SparsewoodError(f"The loss must return one number, the mean over the batch. Got {got}, batch {number}.")
     if not torch.isfinite(value):
         raise SparsewoodError(
             f"The loss of batch {number} is {value.item()}: scores made from it would mean nothing. "
             "Check the inputs, the learning rate that led here, and that the loss gets logits if it expects them."
+        )
+    if not value.requires_grad:
+        raise SparsewoodError(
+            f"The loss of batch {number} does not depend on any parameter to be scored. Compute it from the output, "
+            "without detach(), item() or no_grad(), in the loss and in the model's forward."
         )
     found = torch.autograd.grad(value.reshape(()), [entry.parameter for entry in chosen], allow_unused=True)
     unused = [entry.name for entry, gradient in zip(chosen, found, strict=True) if gradient is None]
@@ -120,14 +141,17 @@ def _gradients(value: Tensor, chosen: Sequence[Entry], number: int) -> list[Tens
 
 @contextmanager
 def _observe_inputs(
-    statistics: Sequence[InputStatistic], chosen: Sequence[Entry], sums: Mapping[str, dict[str, Tensor]]
+    statistics: Sequence[InputStatistic],
+    chosen: Sequence[Entry],
+    sums: Mapping[str, dict[str, Tensor]],
+    examples: int,
 ) -> Iterator[None]:
     handles = []
 
-    def observer(entry: Entry) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def observe(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def observer(entry: Entry) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def observe(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             for s in statistics:
-                value = s.from_input(module, inputs[0])
+                value = s.from_input(module, inputs[0] if inputs else keywords["input"], examples)
                 of_kind = sums[s.kind]
                 of_kind[entry.name] = of_kind[entry.name] + value if entry.name in of_kind else value
 
@@ -135,8 +159,9 @@ def _observe_inputs(
 
     try:
         for entry in chosen if statistics else ():
-            if isinstance(entry.module, INPUT_LAYERS) and entry.leaf == "weight":
-                handles.append(entry.module.register_forward_pre_hook(observer(entry)))
+            for module in entry.owners:  # a tied weight has several
+                if isinstance(module, INPUT_LAYERS) and module.weight is entry.parameter:
+                    handles.append(module.register_forward_pre_hook(observer(entry), with_kwargs=True))
         yield
     finally:
         for handle in handles:
@@ -150,39 +175,38 @@ def _require_inputs(
         missing = [entry for entry in chosen if entry.name not in sums[s.kind]]
         if missing:
             raise SparsewoodError(
-                f"No {s.kind!r} for {missing[0].name} ({type(missing[0].module).__name__}): inputs are observed at Linear "
-                "and convolution layers that are called in the forward pass. Leave it out with exclude=[...], or use a "
+                f"No {s.kind!r} for {missing[0].name} ({type(missing[0].module).__name__}): inputs are observed at "
+                "Linear and convolution layers that are called in the forward pass. Leave it out with exclude=[...], or use a "
                 "criterion that needs no layer inputs."
             )
 
 
-def split_batch(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """Positional inputs, keyword inputs and target of a batch."""
-    if isinstance(batch, Mapping):
-        return (), dict(batch), batch
+def _prepared(batch: Batch, model: nn.Module) -> Batch:
+    # Autograd cannot use tensors made in inference mode; a clone made outside it is an ordinary one.
+    ordinary = map_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, batch)
+    return to_model_device(ordinary, model)
+
+
+def split_batch(batch: Batch) -> tuple[Any, Any]:
+    """Inputs, as `inputs.call` takes them, and target of a batch."""
     if isinstance(batch, Tensor):
-        return (batch,), {}, None
+        return batch, None
+    if isinstance(batch, Mapping):
+        return batch, batch
     if not isinstance(batch, list | tuple) or not batch:
-        raise SparsewoodError(f"A batch must be a tensor, a tuple or a mapping. Got {type(batch).__name__}.")
-    inputs, target = (batch[0], None) if len(batch) == 1 else (batch[:-1], batch[-1])
-    if len(batch) == 2:
-        inputs = batch[0]
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs), target
-    return (tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)), {}, target
+        raise SparsewoodError(f"A batch must be a tensor, a tuple (inputs, target) or a mapping. Got {batch!r:.80}.")
+    if len(batch) == 1:
+        return batch[0], None
+    inputs = batch[0] if len(batch) == 2 else tuple(batch[:-1])
+    return (tuple(inputs) if isinstance(inputs, list) else inputs), batch[-1]
 
 
-def count_examples(inputs: Any) -> int:
-    """Length of the first axis of the first input tensor."""
-    for leaf in tree_flatten(inputs)[0]:
+def count_examples(batch: Batch) -> int:
+    """Length of the first axis of the first tensor."""
+    for leaf in tree_leaves(batch):
         if isinstance(leaf, Tensor) and leaf.ndim:
             return leaf.shape[0]
-    raise SparsewoodError("A batch has no input tensor with a batch axis.")
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    plain = dict(batch) if isinstance(batch, Mapping) else batch  # mappings of other kinds are opaque to pytree
-    return tree_map_only(Tensor, lambda tensor: tensor.to(device), plain)
+    raise SparsewoodError("A batch has no tensor with a batch axis.")
 
 
 def _parts(batch: Batch, statistics: Sequence[Statistic]) -> Iterator[Batch]:
@@ -190,8 +214,7 @@ def _parts(batch: Batch, statistics: Sequence[Statistic]) -> Iterator[Batch]:
     if not any(isinstance(s, GradientStatistic) and s.per_example for s in statistics):
         yield batch
         return
-    leaves, structure = tree_flatten(batch)
     size = count_examples(batch)
     for i in range(size):
-        one = [x[i : i + 1] if isinstance(x, Tensor) and x.ndim and x.shape[0] == size else x for x in leaves]
-        yield tree_unflatten(one, structure)
+        place = slice(i, i + 1)
+        yield map_tensors(lambda x, at=place: x[at] if x.ndim and x.shape[0] == size else x, batch)

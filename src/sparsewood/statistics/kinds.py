@@ -34,8 +34,8 @@ class InputStatistic(Statistic):
     """Made from what a layer receives."""
 
     @abstractmethod
-    def from_input(self, module: nn.Module, inputs: Tensor) -> Tensor:
-        """The contribution of one call of `module`, broadcastable to its weight."""
+    def from_input(self, module: nn.Module, inputs: Tensor, examples: int) -> Tensor:
+        """The contribution of one call of `module` for a batch of `examples`, broadcastable to its weight."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Gradient(GradientStatistic):
     per_example: ClassVar[bool] = False
 
     def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
-        return gradient * examples
+        return _wide(gradient) * examples
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class AbsoluteGradient(GradientStatistic):
     per_example: ClassVar[bool] = True
 
     def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
-        return gradient.abs() * examples
+        return _wide(gradient).abs() * examples
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class InputPower(InputStatistic):
 
     Shape: (1, features) for Linear, (1, channels, 1, ...) for convolutions, (channels, 1, ...) for transposed ones; a
     grouped convolution's filters get the channels of their own group, (filters, channels per group, 1, ...).
-    A layer that is called several times in one forward adds up its calls.
+    Every axis but the channels' is a position, so that windows or time steps folded into the batch axis weigh no more
+    than others. A layer that is called several times in one forward adds up its calls.
     """
 
     p: float = 2.0
@@ -78,15 +79,18 @@ class InputPower(InputStatistic):
     def kind(self) -> str:
         return f"input power {self.p:g}"
 
-    def from_input(self, module: nn.Module, inputs: Tensor) -> Tensor:
-        power = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32)).abs().pow(self.p)
+    def from_input(self, module: nn.Module, inputs: Tensor, examples: int) -> Tensor:
+        power = _wide(inputs.detach()).abs().pow(self.p)
         if not isinstance(module, nn.modules.conv._ConvNd):
-            examples = power.shape[0] if power.ndim > 1 else 1
             return power.reshape(-1, power.shape[-1]).mean(0, keepdim=True) * examples
-        spatial = len(module.kernel_size)
-        power = power if power.ndim == spatial + 2 else power[None]  # an unbatched image is one example
-        channels = power.flatten(2).mean(2).sum(0)
+        channel_axis = power.ndim - len(module.kernel_size) - 1  # 0 for a single image
+        channels = power.movedim(channel_axis, 0).flatten(1).mean(1) * examples
         return _per_filter(channels, module).reshape(_channel_shape(module))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32: sums in half precision would depend on how the data is cut into batches."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _per_filter(channels: Tensor, module: nn.modules.conv._ConvNd) -> Tensor:
@@ -101,5 +105,3 @@ def _channel_shape(module: nn.modules.conv._ConvNd) -> tuple[int, ...]:
         return (module.in_channels, 1, *ones)
     filters = module.out_channels if module.groups > 1 else 1
     return (filters, module.in_channels // module.groups, *ones)
-
-

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.measure import evaluate
+from sparsewood.measurement import evaluate
 
 __all__ = ["Epoch", "History", "Progress", "constant", "cosine", "fit"]
 
@@ -170,6 +170,10 @@ def _train_epoch(run: _Run, train: Batches, number: int, rates: list[float], ste
         run.optimizer.step()
         means.add(value, logits, labels)
         run.on_batch(Progress(number, batch, means.loss / means.samples))
+    if not means.samples:
+        raise SparsewoodError(
+            f"The training data gave no example in epoch {number}. A generator can be read only once."
+        )
     return Epoch(number, *means.read())
 
 

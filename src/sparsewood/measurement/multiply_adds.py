@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -18,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sparsewood.inputs import Inputs, arguments, call, to_model_device
-from sparsewood.measure.count import count_nonzero
-from sparsewood.measure.origins import Origins
+from sparsewood.measurement.counting import count_nonzero
+from sparsewood.measurement.origins import Origins
 from sparsewood.snapshot import untouched
 
 __all__ = ["Macs", "Work", "count_macs"]
@@ -90,8 +89,8 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> Macs:
     return Macs(
         sum(work.macs for work in works),
         sum(work.macs_nonzero for work in works),
-        MappingProxyType(counter.per_parameter),
-        MappingProxyType(counter.per_operation),
+        counter.per_parameter,
+        counter.per_operation,
         tuple(counter.uncounted),
     )
 
@@ -146,15 +145,17 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        del types
         kwargs = kwargs or {}
         if not isinstance(func, OpOverload):  # control flow, flex attention: what is inside runs unseen
             self.uncounted[str(func)] = None
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            self._follow(_tensors((args, dict(kwargs))), result, (), contraction=True)
+            return result
         name = func._schema.name.partition("::")[2].removesuffix("_")
         counted = func.namespace == "aten" and (name in _PRODUCTS or name == "convolution")
-        if not counted and func.namespace != "prim":
-            with self:  # composites arrive whole in inference mode
+        if not counted and not types and func.namespace != "prim":
+            # Composites arrive whole in inference mode. Tensor subclasses (`types`) may do without the parts.
+            with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
@@ -165,7 +166,7 @@ class _Counter(TorchDispatchMode):
             self._count(name, args, result)
         elif contraction:
             self.uncounted[func._schema.name.replace("::", ".")] = None
-        self._follow(tensors, result, _written(func, args, kwargs), contraction)
+        self._follow(tensors, result, _written(func, args, kwargs), contraction=contraction)
         return result
 
     def _count(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
@@ -198,13 +199,13 @@ class _Counter(TorchDispatchMode):
     def _looks_like_contraction(self, func: OpOverload, name: str, tensors: Sequence[Tensor]) -> bool:
         if func.namespace == "prim" or _NO_CONTRACTION.search(name):
             return False
-        if _CONTRACTION.search(name) or any(tensor.is_mkldnn for tensor in tensors):
+        if _CONTRACTION.search(name):
             return True
         # A foreign operation that takes a weight matrix most likely multiplies by it.
         foreign = func.namespace not in ("aten", "prims")
         return foreign and any(tensor.ndim >= 2 and self._origins.name(tensor) is not None for tensor in tensors)
 
-    def _follow(self, sources: Sequence[Tensor], result: Any, written: Sequence[Tensor], contraction: bool) -> None:
+    def _follow(self, sources: Sequence[Tensor], result: Any, written: Sequence[Tensor], *, contraction: bool) -> None:
         if any(self._origins.is_parameter(tensor) for tensor in written):
             self._nonzero.clear()
         self._origins.record(sources, [*_tensors(result), *written], passes_name=not contraction)

@@ -52,7 +52,8 @@ def latency(
     After `warmup` untimed passes at most `repeats` are timed, fewer if warm-up and timing together would take longer
     than `seconds` (at least one of each runs; `Latency.repeats` says how many were timed). Accelerators are
     synchronised around every pass. Time depends on threads, clock speed and whatever else the machine does: compare
-    models with `compare_latency`.
+    models with `compare_latency`, and on a busy machine use fewer threads than cores (`torch.set_num_threads`), since
+    threads that wait for one another can take a thousand times as long as a small model's arithmetic.
 
     Raises `SparsewoodError` for counts below one, for a model on the meta device, and if the model does not run.
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.measure import Work, count_macs
-from sparsewood.measure.macs import Macs
+from sparsewood.measurement import Work, count_macs
+from sparsewood.measurement.multiply_adds import Macs
 
 
 class Calls(nn.Module):
@@ -80,9 +80,8 @@ def test_convolutions_against_counting_by_convolving(data):
     dims, groups, transposed = draw(1, 3), draw(1, 3), data.draw(st.booleans())
     kind = getattr(nn, f"Conv{'Transpose' if transposed else ''}{dims}d")
     sizes = {"kernel_size": draw(1, 3), "stride": draw(1, 3), "dilation": draw(1, 2), "groups": groups, "bias": False}
-    conv = kind(groups * draw(1, 2), groups * draw(1, 2), **sizes)
-    with torch.no_grad():
-        conv.weight.copy_(torch.randint(0, 2, conv.weight.shape))
+    conv = kind(groups * draw(1, 2), groups * draw(1, 2), **sizes).requires_grad_(False)
+    conv.weight.copy_(torch.randint(0, 2, conv.weight.shape))
     ones = torch.ones(draw(1, 2), conv.in_channels, *[draw(5, 6) for _ in range(dims)])
     dense = copy.deepcopy(conv)
     nn.init.ones_(dense.weight)
@@ -130,6 +129,12 @@ def test_raw_products_with_a_parameter(function, uses):
         assert counted.per_parameter == {"w": Work(24 * uses, 12 * uses)}
     else:  # a copy larger than the parameter is no longer it
         assert counted.per_parameter == {"": Work(240, 240)}
+
+
+@pytest.mark.parametrize("mix", [lambda w, x: w * x, lambda w, x: (w * 2).add_(x), lambda w, x: x.clone().mul_(w)])
+def test_a_parameter_mixed_with_the_input_is_an_activation(mix):
+    model = Calls(lambda m, x: mix(m.w, x) @ x, w=half_zero(4, 4))
+    assert count_macs(model, torch.ones(4, 4)).per_parameter == {"": Work(64, 64)}
 
 
 def test_part_of_a_weight_counts_the_zeros_of_that_part():
@@ -315,6 +320,14 @@ def test_unknown_contractions_are_reported(function, operation):
     assert any(operation in name for name in counted.uncounted), counted.uncounted
 
 
+def test_what_comes_out_of_control_flow_is_an_activation():
+    def function(m: Calls, x: Tensor) -> Tensor:
+        hidden = torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+        return (hidden * m.w) @ hidden
+
+    assert count_macs(Calls(function, w=half_zero(4, 4)), torch.ones(4, 4)).per_parameter == {"": Work(64, 64)}
+
+
 def test_fused_encoder_layer_called_directly_is_reported():
     layer = nn.MultiheadAttention(4, 2, batch_first=True)
 
@@ -332,7 +345,32 @@ def test_flex_attention_is_reported():
     model = Calls(lambda _, x: flex_attention(x, x, x))
     with pytest.warns(UserWarning, match="flex_attention called without torch.compile"):
         counted = count_macs(model, torch.ones(1, 1, 16, 16))
-    assert counted.macs > 0 or counted.uncounted
+    assert counted.uncounted == ("flex_attention",)
+
+
+@pytest.mark.parametrize("control", ["cond", "nested", "sparse"])
+def test_what_runs_out_of_sight_is_reported(control):
+    def function(m: Calls, x: Tensor) -> Tensor:
+        if control == "cond":
+            return torch.cond(x.sum() > 0, lambda x: x @ m.w, lambda x: x @ m.w, (x,))
+        if control == "nested":
+            return F.linear(torch.nested.nested_tensor([x, x[:2]], layout=torch.jagged), m.w).values()
+        return torch.eye(3).to_sparse() @ x
+
+    reported = {"cond": "cond", "nested": "aten.linear", "sparse": "aten.mm"}[control]
+    assert reported in count_macs(Calls(function, w=torch.ones(4, 4)), torch.ones(3, 4)).uncounted
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_script_modules():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    check(torch.jit.script(model), torch.ones(4, 3), 24)
+
+
+def test_models_made_in_inference_mode():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    check(model, torch.ones(4, 3), 24)
 
 
 def test_nothing_to_count():

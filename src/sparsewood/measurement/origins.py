@@ -62,7 +62,7 @@ class Origins:
     def name(self, tensor: Tensor) -> str | None:
         """The parameter that `tensor` is, or is computed from alone; `None` for everything else."""
         storage = self._of(tensor)
-        if storage is None or storage.active:
+        if storage is None:
             return None
         return self._parameter_name(tensor) or storage.name
 
@@ -72,7 +72,8 @@ class Origins:
         `passes_name` is false for contractions: their result is a new quantity, no longer the weight.
         """
         active = any(self.is_active(source) for source in sources)
-        named = max(((s.numel(), n) for s in sources if (n := self.name(s)) is not None), default=(0, None))
+        names = [(source.numel(), name) for source in sources if (name := self.name(source)) is not None]
+        size, name = max(names, key=lambda pair: pair[0], default=(0, None))
         for result in results:
             known = self._of(result)
             if known is not None and known.spans:
@@ -80,11 +81,11 @@ class Origins:
             if active:
                 self._of(result, create=True)
                 self._activate(result)
-            elif known is None and passes_name and named[1] is not None and result.numel() <= named[0]:
+            elif known is None and passes_name and name is not None and result.numel() <= size:
                 # What is larger than the weight was made by broadcasting it against something else.
                 storage = self._of(result, create=True)
                 if storage is not None:
-                    storage.name = named[1]
+                    storage.name = name
 
     def _activate(self, tensor: Tensor) -> None:
         storage = self._of(tensor)

@@ -125,6 +125,8 @@ def _aligned(outputs: Any, targets: Any, number: int) -> tuple[Tensor, Tensor, i
 def _mean_loss(loss: Loss, outputs: Tensor, targets: Tensor, number: int) -> float:
     try:
         value = float(loss(outputs, targets).double().mean())
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, IndexError) as error:
         raise SparsewoodError(
             f"Batch {number}: the loss failed on outputs of shape {tuple(outputs.shape)} and targets of shape "
@@ -145,7 +147,8 @@ def _credits(outputs: Tensor, targets: Tensor, topk: Sequence[int], number: int)
     if not whole or targets.shape != outputs.shape[:1] + outputs.shape[2:]:
         raise SparsewoodError(
             f"Batch {number}: top-k accuracy needs scores (samples, classes, ...) and class indices (samples, ...). "
-            f"Got {tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}. Pass topk=() for the loss alone."
+            f"Got {tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}. "
+            "Pass topk=() for the loss alone."
         )
     if int(targets.min()) < 0 or int(targets.max()) >= classes:
         raise SparsewoodError(

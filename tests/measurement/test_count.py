@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from sparsewood.measure import Count, count
-from sparsewood.measure.count import count_nonzero
+from sparsewood.measurement import Count, count
+from sparsewood.measurement.counting import count_nonzero
 
 
 def test_small_network_by_hand():

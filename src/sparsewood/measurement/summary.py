@@ -9,9 +9,9 @@ from torch import nn
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import Inputs
-from sparsewood.measure.count import count
-from sparsewood.measure.latency import Latency, latency
-from sparsewood.measure.macs import Work, count_macs
+from sparsewood.measurement.counting import count
+from sparsewood.measurement.timing import Latency, latency
+from sparsewood.measurement.multiply_adds import Work, count_macs
 
 __all__ = ["Measurement", "measure"]
 

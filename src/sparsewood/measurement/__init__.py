@@ -1,0 +1,23 @@
+"""What a model costs and how well it does: parameters, bytes, multiply-accumulates, latency, accuracy."""
+
+from sparsewood.measurement.accuracy import Evaluation, evaluate
+from sparsewood.measurement.counting import Count, count
+from sparsewood.measurement.timing import Latency, LatencyComparison, compare_latency, latency
+from sparsewood.measurement.multiply_adds import Macs, Work, count_macs
+from sparsewood.measurement.summary import Measurement, measure
+
+__all__ = [
+    "Count",
+    "Evaluation",
+    "Latency",
+    "LatencyComparison",
+    "Macs",
+    "Measurement",
+    "Work",
+    "compare_latency",
+    "count",
+    "count_macs",
+    "evaluate",
+    "latency",
+    "measure",
+]

@@ -1,0 +1,186 @@
+"""The command line. Nothing heavy is imported before a command runs, so that `sparsewood --help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from sparsewood.errors import SparsewoodError
+from sparsewood.run.settings import DEFAULTS, DemoSettings, Part, parse_compressions, parse_seeds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sparsewood.report.table import Table
+
+__all__ = ["app", "main"]
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("sparsewood")
+
+
+app = App(
+    name="sparsewood",
+    help="Make PyTorch networks smaller and faster, exactly, and measure what it did.",
+    version=_version,
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 2 for an error of the user's (one line says which), or 130 after Ctrl-C."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except KeyboardInterrupt:
+        print("Interrupted: nothing was left half-written.", file=sys.stderr)
+        return INTERRUPTED
+    except (SparsewoodError, CycloptsError) as error:
+        print(f"sparsewood: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    return 0
+
+
+@app.command
+def demo(
+    *,
+    output: Path | None = None,
+    seeds: str = str(len(DEFAULTS.seeds)),
+    compressions: str = ",".join(f"{ratio:g}" for ratio in DEFAULTS.compressions),
+    epochs: int = DEFAULTS.epochs,
+    finetune_epochs: int = DEFAULTS.finetune_epochs,
+    lr: float = DEFAULTS.lr,
+    weight_decay: float = DEFAULTS.weight_decay,
+    batch_size: int = DEFAULTS.batch_size,
+    test_batch_size: int = DEFAULTS.test_batch_size,
+    seed: int = DEFAULTS.seed,
+    threads: int = DEFAULTS.threads,
+    evaluate_on: Part = DEFAULTS.evaluate_on,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Compare pruning strategies on real data: random, layerwise, global and gradient magnitude.
+
+    Trains a small network on 8x8 handwritten digits, prunes it at each compression, fine-tunes every result alike, and
+    prints accuracy, real compression and theoretical speed-up as mean and standard deviation over seeds.
+
+    Parameters
+    ----------
+    output
+        Directory for results.csv, params.json, metrics.json, masks_summary.csv and curve.png. Default: runs/demo, or
+        runs/demo-dry-run.
+    seeds
+        How many seeds, counted up from --seed, or a list such as 1,2,3.
+    compressions
+        Ratios of all parameters to those kept. 1, the dense control, is always run.
+    epochs
+        Epochs of dense training.
+    finetune_epochs
+        Epochs after pruning, and of the control.
+    lr
+        Learning rate at the start of every training; it falls to 0 along a cosine.
+    weight_decay
+        L2 penalty.
+    batch_size
+        Images in a training step.
+    test_batch_size
+        Images in a step of the evaluation.
+    seed
+        Decides the split of the data, and the first of the seeds.
+    threads
+        Processor threads. Results are the same bit for bit only for the same number.
+    evaluate_on
+        The part of the data that accuracies are of. Choose settings on 'validation', then read 'test' once.
+    dry_run
+        One batch end to end through every stage, to see that all works.
+    quiet
+        Show no progress.
+    """
+    settings = DemoSettings(
+        seeds=parse_seeds(seeds, seed),
+        compressions=parse_compressions(compressions),
+        epochs=epochs,
+        finetune_epochs=finetune_epochs,
+        lr=lr,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        test_batch_size=test_batch_size,
+        seed=seed,
+        threads=threads,
+        evaluate_on=evaluate_on,
+        dry_run=dry_run,
+    )
+    _demo(settings, output or Path("runs/demo-dry-run" if dry_run else "runs/demo"), quiet=quiet)
+
+
+@app.command(name="list")
+def list_(kind: Annotated[str, Parameter(name="kind")], /) -> None:
+    """Print what there is of one kind, with one line about each.
+
+    Parameters
+    ----------
+    kind
+        criteria, scopes, granularities, allocations, models or data.
+    """
+    from sparsewood.run.catalogue import catalogue
+
+    found = catalogue(kind)
+    width = max(len(name) for name, _ in found)
+    for name, line in found:
+        print(f"{name:<{width}}  {line}")
+
+
+def _demo(settings: DemoSettings, output: Path, *, quiet: bool) -> None:
+    from sparsewood.files import writable_directory
+    from sparsewood.report.plots import require_matplotlib
+
+    # What can be wrong is found out now, not after a minute of training.
+    directory = writable_directory(output)
+    require_matplotlib()
+    from sparsewood.report.rows import aggregate, order_of
+    from sparsewood.report.table import compression_table, order_lines
+    from sparsewood.run.demo import EXPECTED_ORDER, run_demo, steps
+    from sparsewood.run.demo_files import title, write_all
+    from sparsewood.run.progress import progress
+
+    with progress(steps(settings), quiet=quiet) as advance:
+        outcome = run_demo(settings, advance)
+    points = aggregate(outcome.results)
+    orders = order_of(points, EXPECTED_ORDER)
+    paths = write_all(directory, settings, outcome, points, orders)
+    seeds = points[0].seeds
+    over = f"mean +- sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no deviation"
+    heading = f"{title(settings)}, {over}"
+    _show(compression_table(points, heading))
+    if orders:
+        print("\nDid the expected order of the means after fine-tuning hold?")
+    for line in order_lines(orders):
+        print(line)
+    print("\nWritten:")
+    for path in paths:
+        print(f"  {path}")
+
+
+def _show(table: Table) -> None:
+    """With lines on a terminal, as plain text where a pipe or a file takes it."""
+    from sparsewood.report.table import as_rich, as_text
+
+    if not sys.stdout.isatty():
+        print(as_text(table))
+        return
+    from rich.console import Console
+
+    Console().print(as_rich(table))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Plots: what is drawn is what the rows say, and matplotlib's global state is left alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsewood.errors import OutputError, SparsewoodError
+from sparsewood.report.plots import compression_curves, save_figure
+from sparsewood.report.rows import Point, Summary
+
+
+def point(strategy: str, compression: float, accuracy: float, std: float | None = 0.02) -> Point:
+    half = Summary(accuracy, std)
+    return Point(
+        strategy, compression, 3, Summary(compression, 0.0), Summary(compression / 2, 0.1), half, half, half, half
+    )
+
+
+POINTS = [point("a", 1.0, 0.9), point("a", 8.0, 0.7), point("b", 1.0, 0.9), point("b", 8.0, 0.5)]
+
+
+def test_curves_are_the_means_with_deviations() -> None:
+    left, right = compression_curves(POINTS, "Title").axes
+    for axes, across in ((left, [1.0, 8.0]), (right, [0.5, 4.0])):
+        for container, means in zip(axes.containers, ([90.0, 70.0], [90.0, 50.0]), strict=True):
+            line, _, (_, vertical) = container.lines
+            np.testing.assert_allclose(np.asarray(line.get_xdata(), float), across)
+            np.testing.assert_allclose(np.asarray(line.get_ydata(), float), means)
+            lengths = [np.ptp(segment[:, 1]) for segment in vertical.get_segments()]
+            np.testing.assert_allclose(lengths, [4.0, 4.0])
+
+
+def test_axes_are_labelled_and_logarithmic_to_base_two() -> None:
+    figure = compression_curves(POINTS, "Title")
+    left, right = figure.axes
+    for axes in (left, right):
+        assert axes.get_xscale() == "log"
+        assert axes.xaxis.get_transform().base == 2  # pyright: ignore[reportAttributeAccessIssue]
+        assert axes.get_xlabel()
+    assert left.get_ylabel() == "accuracy after fine-tuning [%]"
+    legend = left.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["dense control", "a", "b"]
+
+
+def test_the_control_is_a_line_at_its_mean() -> None:
+    left, _ = compression_curves(POINTS, "").axes
+    control = next(line for line in left.lines if line.get_label() == "dense control")
+    np.testing.assert_allclose(control.get_ydata(), [90.0, 90.0])
+
+
+def test_single_seeds_and_no_control_can_be_drawn() -> None:
+    left, _ = compression_curves([point("a", 8.0, 0.7, None)], "").axes
+    assert all(line.get_label() != "dense control" for line in left.lines)
+
+
+def test_nothing_to_draw_is_an_error() -> None:
+    with pytest.raises(SparsewoodError, match="no point"):
+        compression_curves([], "")
+
+
+def test_written_whole_without_touching_pyplot(tmp_path: Path) -> None:
+    loaded = "matplotlib.pyplot" in sys.modules
+    save_figure(compression_curves(POINTS, ""), tmp_path / "curve.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert ("matplotlib.pyplot" in sys.modules) == loaded
+    with pytest.raises(OutputError, match="missing"):
+        save_figure(compression_curves(POINTS, ""), tmp_path / "missing" / "curve.png")
+
+
+def test_missing_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SparsewoodError, match=r"pip install 'sparsewood\[report\]'"):
+        compression_curves(POINTS, "")
