@@ -29,10 +29,10 @@ demo: $(VENV)/.demo  ## train, prune and compare on real data; writes runs/demo/
 	$(BIN)/sparsewood demo --output $(OUTPUT)
 
 test: $(VENV)/.dev  ## all tests and doctests
-	$(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 unit: $(VENV)/.dev  ## the quick tests only
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
 
 lint: $(VENV)/.dev  ## style and declared dependencies
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """A criterion of your own: one frozen dataclass, checked by the same contract as the built-in ones.
 
-    python examples/own_criterion.py
+python examples/own_criterion.py
 """
 
 from dataclasses import dataclass

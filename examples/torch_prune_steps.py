@@ -1,6 +1,6 @@
 """The steps of PyTorch's own pruning tutorial, done with sparsewood.
 
-    python examples/torch_prune_steps.py
+python examples/torch_prune_steps.py
 """
 
 import torch
@@ -32,9 +32,7 @@ assert zero_filters == 3
 sw.apply_masks(model, masks)
 
 # By type: 20 % of all convolution weights, 40 % of all linear weights.
-by_type = sw.prune(
-    model, sw.Magnitude(), scope=sw.PerType({nn.Conv2d: 0.2, nn.Linear: 0.4}), protect_classifier=False
-)
+by_type = sw.prune(model, sw.Magnitude(), scope=sw.PerType({nn.Conv2d: 0.2, nn.Linear: 0.4}), protect_classifier=False)
 print("by type:", {name: f"{sparsity:.2%}" for name, sparsity in by_type.layer_sparsity().items()})
 
 # global_unstructured(..., amount=0.2): the 20 % smallest of all layers together.

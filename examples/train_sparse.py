@@ -1,6 +1,6 @@
 """Prune a network, train it on with its zeros held, keep the masks in a file, measure what it became.
 
-    python examples/train_sparse.py
+python examples/train_sparse.py
 """
 
 import tempfile
@@ -30,4 +30,6 @@ print(sw.measure(model, images[:1], repeats=5))
 with tempfile.TemporaryDirectory() as directory:
     path = Path(directory) / "masks.safetensors"
     masks.save(path)
-    print(f"{path.stat().st_size:,} bytes for {masks.total:,} mask entries; the same again: {sw.Masks.load(path) == masks}")
+    print(
+        f"{path.stat().st_size:,} bytes for {masks.total:,} mask entries; the same again: {sw.Masks.load(path) == masks}"
+    )

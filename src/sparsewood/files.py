@@ -45,7 +45,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"Cannot write file '{target}': {error.strerror or error}.") from error

@@ -117,8 +117,10 @@ def find(model_entries: Sequence[Entry], selectors: Selectors, what: str) -> lis
 
 
 def _as_list(selectors: Selectors, what: str) -> list[Selector]:
-    several = not isinstance(selectors, str | type | nn.Module) and isinstance(selectors, Iterable)
-    wanted = list(selectors) if several else [selectors]
+    if isinstance(selectors, str | type | nn.Module) or not isinstance(selectors, Iterable):
+        wanted = [selectors]
+    else:
+        wanted = list(selectors)
     for selector in wanted:
         if not isinstance(selector, str | type | nn.Module):
             raise SparsewoodError(f"{what} takes names, patterns, module classes and modules. Got {selector!r}.")

@@ -97,7 +97,7 @@ def score(
     tensor([[3.0000],
             [0.5000]])
     """
-    criteria = list(criterion) if isinstance(criterion, list | tuple) else [criterion]
+    criteria = list(criterion) if isinstance(criterion, Sequence) else [criterion]
     chosen = [_choose(model, c, include, exclude, protect_classifier=False) for c in criteria]
     source = data if data is not None else (None if example_inputs is None else [_as_batch(example_inputs)])
     statistics = _statistics(model, criteria, chosen, source, loss, statistics)
@@ -107,7 +107,7 @@ def score(
         for one, its_entries in zip(criteria, chosen, strict=True):
             view = _View(one, granularity, statistics, generator, _dtype(its_entries))
             results.append({entry.name: _checked(entry.name, view.units(entry)).clone() for entry in its_entries})
-    return results[0] if isinstance(criterion, Criterion) else results
+    return results if isinstance(criterion, Sequence) else results[0]
 
 
 def prune(

@@ -204,7 +204,8 @@ class Masks(Mapping[str, Tensor]):
         for name in self.keys() & other.keys():
             if self[name].shape != other[name].shape:
                 raise SparsewoodError(
-                    f"Masks of {name!r} have different shapes: {tuple(self[name].shape)} and {tuple(other[name].shape)}."
+                    f"Masks of {name!r} have different shapes: {tuple(self[name].shape)} "
+                    f"and {tuple(other[name].shape)}."
                 )
         both = {name: mask & other[name].to(mask.device) if name in other else mask for name, mask in self.items()}
         return Masks.adopt(both | {name: mask for name, mask in other.items() if name not in self})

@@ -35,7 +35,7 @@ def test_iterative_magnitude_golden_log() -> None:
     model = nn.Sequential(nn.Linear(4, 1000, bias=False), nn.Linear(1000, 1, bias=False))
     left: list[int] = []
 
-    def record(model: nn.Module, masks: sw.Masks) -> None:
+    def record(model: nn.Module, _: sw.Masks) -> None:
         left.append(sum(int(p.count_nonzero()) for p in model.parameters()))
 
     prune_iteratively(

@@ -15,9 +15,9 @@ from sparsewood.report.rows import Point, Summary
 
 def point(strategy: str, compression: float, accuracy: float, std: float | None = 0.02) -> Point:
     half = Summary(accuracy, std)
-    return Point(
-        strategy, compression, 3, Summary(compression, 0.0), Summary(compression / 2, 0.1), half, half, half, half
-    )
+    work = Summary(1e6 / compression, 0.0)
+    ratio, speedup = Summary(compression, 0.0), Summary(compression / 2, 0.1)
+    return Point(strategy, compression, 3, ratio, work, speedup, half, half, half, half)
 
 
 POINTS = [point("a", 1.0, 0.9), point("a", 8.0, 0.7), point("b", 1.0, 0.9), point("b", 8.0, 0.5)]

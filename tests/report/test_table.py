@@ -14,7 +14,9 @@ from sparsewood.report.table import Table, as_rich, as_text, compression_table, 
 
 def point(strategy: str, compression: float, std: float | None = 0.01) -> Point:
     half = Summary(0.5, std)
-    return Point(strategy, compression, 3, Summary(compression, std), Summary(2.0, std), half, half, half, half)
+    work = Summary(12_340.0, None if std is None else 100.0)
+    ratio, speedup = Summary(compression, std), Summary(2.0, std)
+    return Point(strategy, compression, 3, ratio, work, speedup, half, half, half, half)
 
 
 def test_plain_text_is_aligned() -> None:
@@ -22,10 +24,10 @@ def test_plain_text_is_aligned() -> None:
     assert text == "\n".join(
         [
             "Title",
-            "strategy          compression   before [%]    after [%]  real compression      speed-up",
-            "----------------  -----------  -----------  -----------  ----------------  ------------",
-            "random                      2  50.0 +- 1.0  50.0 +- 1.0      2.00 +- 0.01  2.00 +- 0.01",
-            "global magnitude            2         50.0         50.0              2.00          2.00",
+            "strategy          asked   before [%]    after [%]  real compression     MACs [k]      speed-up",
+            "----------------  -----  -----------  -----------  ----------------  -----------  ------------",
+            "random                2  50.0 +- 1.0  50.0 +- 1.0      2.00 +- 0.01  12.3 +- 0.1  2.00 +- 0.01",
+            "global magnitude      2         50.0         50.0              2.00         12.3          2.00",
         ]
     )
 

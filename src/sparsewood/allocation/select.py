@@ -15,7 +15,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -149,12 +149,12 @@ def _apply(pool: Sequence[Scores], threshold: Threshold) -> list[Tensor]:
     return masks
 
 
-def _array(tensor: Tensor) -> np.ndarray | Tensor:
+def _array(tensor: Tensor) -> Any:
     """On the CPU the NumPy view, whose comparisons are several times faster; elsewhere the tensor."""
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
-def _count(mask: np.ndarray | Tensor) -> int:
+def _count(mask: Any) -> int:
     return int(np.count_nonzero(mask)) if isinstance(mask, np.ndarray) else int(mask.count_nonzero())
 
 
@@ -260,11 +260,11 @@ def _scan(pool: Sequence[Scores], lower: float, upper: float, masks: Sequence[Te
     return _Scan(above, inside, np.concatenate(values), np.concatenate(places))
 
 
-def _on_host(values: np.ndarray | Tensor) -> np.ndarray:
+def _on_host(values: Any) -> np.ndarray:
     return values if isinstance(values, np.ndarray) else values.cpu().numpy()
 
 
-def _places(mask: np.ndarray | Tensor) -> np.ndarray | Tensor:
+def _places(mask: Any) -> Any:
     return np.flatnonzero(mask) if isinstance(mask, np.ndarray) else mask.nonzero().reshape(-1)
 
 

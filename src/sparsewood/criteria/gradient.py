@@ -34,7 +34,7 @@ class WeightTimesGradient(Criterion):
         return (Gradient(),)
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        return (inputs.weight * inputs.statistics[Gradient.kind]).abs_()
+        return (inputs.weight * inputs.statistics[Gradient().kind]).abs_()
 
 
 @dataclass(frozen=True)
@@ -60,4 +60,4 @@ class WeightTimesAbsoluteGradient(Criterion):
         return (AbsoluteGradient(),)
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        return inputs.weight.abs() * inputs.statistics[AbsoluteGradient.kind]
+        return inputs.weight.abs() * inputs.statistics[AbsoluteGradient().kind]

@@ -24,7 +24,8 @@ def masks_from_state_dict(state_dict: Mapping[str, Any]) -> tuple[Masks, Ordered
     weight, or whose plain name is taken.
 
     >>> import torch
-    >>> masks, clean = masks_from_state_dict({"fc.weight_orig": torch.tensor([3.0, 4.0]), "fc.weight_mask": torch.eye(2)[0]})
+    >>> checkpoint = {"fc.weight_orig": torch.tensor([3.0, 4.0]), "fc.weight_mask": torch.eye(2)[0]}
+    >>> masks, clean = masks_from_state_dict(checkpoint)
     >>> masks["fc.weight"], clean["fc.weight"]
     (tensor([ True, False]), tensor([3., 0.]))
     """

@@ -2,9 +2,9 @@
 
 from sparsewood.measurement.accuracy import Evaluation, evaluate
 from sparsewood.measurement.counting import Count, count
-from sparsewood.measurement.timing import Latency, LatencyComparison, compare_latency, latency
 from sparsewood.measurement.multiply_adds import Macs, Work, count_macs
 from sparsewood.measurement.summary import Measurement, measure
+from sparsewood.measurement.timing import Latency, LatencyComparison, compare_latency, latency
 
 __all__ = [
     "Count",

@@ -10,8 +10,8 @@ from torch import nn
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import Inputs
 from sparsewood.measurement.counting import count
-from sparsewood.measurement.timing import Latency, latency
 from sparsewood.measurement.multiply_adds import Work, count_macs
+from sparsewood.measurement.timing import Latency, latency
 
 __all__ = ["Measurement", "measure"]
 

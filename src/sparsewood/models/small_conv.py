@@ -36,10 +36,10 @@ def small_conv(
     batch_norm: bool = False,
     generator: torch.Generator | None = None,
 ) -> SmallConv:
-    """A `SmallConv` for square images of `size` pixels; initial weights come from `generator` if one is given.
+    """A small convolutional network for square images of `size` pixels: convolutions, one hidden layer, a classifier.
 
-    With a generator the global random state is left as it was. Raises `SparsewoodError` if the image is too small
-    for the number of layers.
+    Initial weights come from `generator` if one is given; the global random state is then left as it was.
+    Raises `SparsewoodError` if the image is too small for the number of layers.
 
     >>> model = small_conv((4, 8), hidden=16)
     >>> model(torch.zeros(2, 1, 8, 8)).shape, sum(p.numel() for p in model.parameters())

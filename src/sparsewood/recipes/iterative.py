@@ -43,7 +43,7 @@ def prune_iteratively(
 
     >>> from sparsewood.criteria import Magnitude
     >>> from sparsewood.schedules import Geometric
-    >>> masks = prune_iteratively(nn.Linear(10, 10), Magnitude(), Geometric(0.5)(3), train=lambda model, masks: None)
+    >>> masks = prune_iteratively(nn.Linear(10, 10), Magnitude(), Geometric(0.5)(3), train=lambda *_: None)
     >>> masks.sparsity
     0.87
     """

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,7 @@ class Reinitialize(Recovery):
     def __call__(self, model: nn.Module, start: Snapshot, generator: torch.Generator | None = None) -> None:
         del start
         owners = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
-        stuck = [type(m).__name__ for m in owners if not callable(getattr(m, "reset_parameters", None))]
-        stuck = [name for name in stuck if name != "MultiheadAttention"]  # its own name for the same is private
+        stuck = [type(module).__name__ for module in owners if not callable(_reset_method(module))]
         if stuck:
             raise SparsewoodError(
                 f"Cannot draw new weights for {', '.join(sorted(set(stuck)))}: no reset_parameters method. Add one, or "
@@ -77,5 +77,10 @@ class Reinitialize(Recovery):
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(seed)
             for module in owners:
-                reset = getattr(module, "reset_parameters", None) or module._reset_parameters
-                reset()
+                _reset_method(module)()
+
+
+def _reset_method(module: nn.Module) -> Any:
+    # nn.MultiheadAttention has the same under a private name.
+    name = "_reset_parameters" if isinstance(module, nn.MultiheadAttention) else "reset_parameters"
+    return getattr(module, name, None)

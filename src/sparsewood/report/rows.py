@@ -62,6 +62,7 @@ class Point:
     compression: float
     seeds: int
     real_compression: Summary
+    flops_nz: Summary
     speedup: Summary
     pre_acc1: Summary
     pre_acc5: Summary

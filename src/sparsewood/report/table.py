@@ -33,11 +33,12 @@ class Table:
 
 
 def compression_table(points: Sequence[Point], title: str) -> Table:
-    """Accuracy before and after fine-tuning in %, real compression and theoretical speed-up, by compression.
+    """Accuracy before and after fine-tuning in %, real compression, thousands of non-zero multiply-adds (MACs) for one
+    example, and the theoretical speed-up these give, by compression.
 
     Every cell is mean +- sample standard deviation over seeds.
     """
-    headers = ("strategy", "compression", "before [%]", "after [%]", "real compression", "speed-up")
+    headers = ("strategy", "asked", "before [%]", "after [%]", "real compression", "MACs [k]", "speed-up")
     rows = tuple(
         (
             point.strategy,
@@ -45,6 +46,7 @@ def compression_table(points: Sequence[Point], title: str) -> Table:
             _cell(point.pre_acc1, 100, 1),
             _cell(point.post_acc1, 100, 1),
             _cell(point.real_compression, 1, 2),
+            _cell(point.flops_nz, 1e-3, 1),
             _cell(point.speedup, 1, 2),
         )
         for point in sorted(points, key=lambda point: point.compression)

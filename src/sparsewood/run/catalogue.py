@@ -10,7 +10,7 @@ from sparsewood.errors import UnknownName
 
 __all__ = ["KINDS", "catalogue"]
 
-KINDS = ("criteria", "scopes", "granularities", "allocations", "models", "data")
+KINDS = ("criteria", "granularities", "scopes", "allocations", "schedules", "recoveries", "models", "data")
 
 
 def catalogue(kind: str) -> list[tuple[str, str]]:
@@ -19,7 +19,6 @@ def catalogue(kind: str) -> list[tuple[str, str]]:
     Raises `UnknownName` for another kind than those in `KINDS`.
     """
     from sparsewood.allocation.scopes import Scope
-    from sparsewood.granularity import Granularity
 
     def is_scope(value: object) -> bool:
         return isinstance(value, type) and issubclass(value, Scope)
@@ -27,8 +26,10 @@ def catalogue(kind: str) -> list[tuple[str, str]]:
     sources: dict[str, tuple[str, Callable[[object], bool]]] = {
         "criteria": ("sparsewood.criteria", _any),
         "scopes": ("sparsewood.allocation", is_scope),
-        "granularities": ("sparsewood.granularity", lambda value: value is not Granularity),
+        "granularities": ("sparsewood.granularity", _any),
         "allocations": ("sparsewood.allocation", lambda value: not is_scope(value)),
+        "schedules": ("sparsewood.schedules", _any),
+        "recoveries": ("sparsewood.recovery", _any),
         "models": ("sparsewood.models", _any),
         "data": ("sparsewood.data", _any),
     }

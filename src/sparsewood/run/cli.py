@@ -123,20 +123,23 @@ def demo(
 
 
 @app.command(name="list")
-def list_(kind: Annotated[str, Parameter(name="kind")], /) -> None:
-    """Print what there is of one kind, with one line about each.
+def list_(kind: Annotated[str | None, Parameter(name="kind")] = None, /) -> None:
+    """Print what there is of one kind, with one line about each; without a kind, of every kind.
 
     Parameters
     ----------
     kind
-        criteria, scopes, granularities, allocations, models or data.
+        criteria, granularities, scopes, allocations, schedules, recoveries, models or data.
     """
-    from sparsewood.run.catalogue import catalogue
+    from sparsewood.run.catalogue import KINDS, catalogue
 
-    found = catalogue(kind)
-    width = max(len(name) for name, _ in found)
-    for name, line in found:
-        print(f"{name:<{width}}  {line}")
+    for title in KINDS if kind is None else (kind,):
+        found = catalogue(title)
+        if kind is None:
+            print(f"{title}:")
+        width = max(len(name) for name, _ in found)
+        for name, line in found:
+            print(f"{'' if kind else '  '}{name:<{width}}  {line}")
 
 
 def _demo(settings: DemoSettings, output: Path, *, quiet: bool) -> None:
@@ -161,10 +164,8 @@ def _demo(settings: DemoSettings, output: Path, *, quiet: bool) -> None:
     over = f"mean +- sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no deviation"
     heading = f"{title(settings)}, {over}"
     _show(compression_table(points, heading))
-    if orders:
-        print("\nDid the expected order of the means after fine-tuning hold?")
-    for line in order_lines(orders):
-        print(line)
+    if orders and not settings.dry_run:
+        print("\nDid the expected order of the means after fine-tuning hold?", *order_lines(orders), sep="\n")
     print("\nWritten:")
     for path in paths:
         print(f"  {path}")

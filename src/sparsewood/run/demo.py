@@ -37,8 +37,9 @@ __all__ = ["EXPECTED_ORDER", "STRATEGIES", "Layer", "Outcome", "Strategy", "run_
 State = Mapping[str, Tensor]
 
 MODEL = "small_conv"
-# A narrow first layer, as most networks have: what every layer can spare differs.
-CHANNELS = (8, 32)
+# A small first layer and a large hidden one: layers that can spare very different shares of their weights, which is
+# what sets global and layerwise pruning apart.
+CHANNELS = (4, 32)
 HIDDEN = 128
 MOMENTUM = 0.9
 DENSE = "dense control"

@@ -176,8 +176,8 @@ def _require_inputs(
         if missing:
             raise SparsewoodError(
                 f"No {s.kind!r} for {missing[0].name} ({type(missing[0].module).__name__}): inputs are observed at "
-                "Linear and convolution layers that are called in the forward pass. Leave it out with exclude=[...], or use a "
-                "criterion that needs no layer inputs."
+                "Linear and convolution layers that are called in the forward pass. Leave it out with exclude=[...], "
+                "or use a criterion that needs no layer inputs."
             )
 
 

@@ -42,8 +42,11 @@ class InputStatistic(Statistic):
 class Gradient(GradientStatistic):
     """Sum over examples of dL_n/dw, signed. Shape: the parameter's."""
 
-    kind: ClassVar[str] = "gradient"
     per_example: ClassVar[bool] = False
+
+    @property
+    def kind(self) -> str:
+        return "gradient"
 
     def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
         return _wide(gradient) * examples
@@ -56,8 +59,11 @@ class AbsoluteGradient(GradientStatistic):
     Every example is run by itself, which makes it independent of the batch size and as slow as batch size 1.
     """
 
-    kind: ClassVar[str] = "absolute gradient"
     per_example: ClassVar[bool] = True
+
+    @property
+    def kind(self) -> str:
+        return "absolute gradient"
 
     def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
         return _wide(gradient).abs() * examples

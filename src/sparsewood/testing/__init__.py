@@ -1,0 +1,18 @@
+"""A testing kit: contracts for parts of your own, small networks, leak checks; `strategies` needs hypothesis."""
+
+from sparsewood.testing.checks import check_allocation, check_criterion, check_granularity, check_scope
+from sparsewood.testing.leaks import no_leaks
+from sparsewood.testing.toys import ARCHITECTURES, Architecture, constant_filters, counting_linear, product_network
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "check_allocation",
+    "check_criterion",
+    "check_granularity",
+    "check_scope",
+    "constant_filters",
+    "counting_linear",
+    "no_leaks",
+    "product_network",
+]

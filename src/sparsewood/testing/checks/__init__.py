@@ -1,0 +1,13 @@
+"""The contracts of the parts that can be added to, as code: a part that passes works with all the others.
+
+Each function raises `AssertionError` with what is wrong. They are meant for tests of parts of your own:
+
+>>> from sparsewood.criteria import Magnitude
+>>> check_criterion(Magnitude())
+"""
+
+from sparsewood.testing.checks.criterion import check_criterion
+from sparsewood.testing.checks.granularity import check_granularity
+from sparsewood.testing.checks.scope import check_allocation, check_scope
+
+__all__ = ["check_allocation", "check_criterion", "check_granularity", "check_scope"]
