@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ def ours(model: nn.Module) -> list[Tensor]:
 
 def torch_global(model: nn.Module) -> list[Tensor]:
     """torch.nn.utils.prune.global_unstructured, its masks made boolean."""
-    modules = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    modules: list[Any] = [module for module in model.modules() if isinstance(module, nn.Linear)]
     torch_prune.global_unstructured(
         [(module, "weight") for module in modules], torch_prune.L1Unstructured, amount=SPARSITY
     )
