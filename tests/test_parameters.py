@@ -107,7 +107,7 @@ def test_unknown_selectors(what: str, selector: Selectors, message: str) -> None
 
 
 def test_nothing_left_says_what_to_do() -> None:
-    with pytest.raises(SparsewoodError, match=r"Nothing to prune in Sequential: .*from 11.*include="):
+    with pytest.raises(SparsewoodError, match=r"Nothing to prune in Sequential: .*from 13.include="):
         names(small(), exclude="*")
 
 
@@ -140,7 +140,8 @@ def test_tied_weights_are_one_parameter_with_two_names() -> None:
 def test_a_module_used_twice_is_one_layer() -> None:
     layer = nn.Linear(3, 3)
     model = nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(3, 2))
-    assert [(entry.name, entry.aliases) for entry in entries(model)][0] == ("0.weight", ("2.weight",))
+    first = entries(model)[0]
+    assert (first.name, first.aliases) == ("0.weight", ("2.weight",))
     assert len(entries(model)[0].owners) == 1
 
 
@@ -174,7 +175,7 @@ def test_whole_number_parameters_cannot_be_pruned() -> None:
     model = small()
     model.table = nn.Parameter(torch.ones(2, 2, dtype=torch.int64), requires_grad=False)
     assert "table" not in names(model)
-    with pytest.raises(SparsewoodError, match="'table' of type torch.int64 cannot be pruned"):
+    with pytest.raises(SparsewoodError, match=r"'table' of type torch\.int64 cannot be pruned"):
         names(model, include="table")
 
 

@@ -24,9 +24,7 @@ from sparsewood.parameters import Entry, Selectors, choose, entries, find
 from sparsewood.statistics import Loss, Statistic, collect
 from sparsewood.types import Amount, AmountLike, Compression, Count, Masks, Sparsity, Statistics, as_amount
 
-# Scores computed at a time. On the CPU it stays below the size from which PyTorch starts threads: starting them for
-# every small step costs more than they save, and a hundred times more when another process uses the cores.
-CHUNK = 32_000
+CHUNK = 1 << 18  # scores computed at a time on the CPU: small enough for the cache
 CUDA_CHUNK = 1 << 24
 DEFAULT_AMOUNT = Sparsity(0.9)
 REMOVED = -math.inf
@@ -429,7 +427,9 @@ class _Allocator:
 
     def _select(self, pool: Pool) -> list[Tensor]:
         members = [self.scores[i] for i in pool.members]
-        return [_best_by_row(members[0], pool.keep)] if pool.by_row else select(members, pool.keep, pool.floors)
+        if pool.by_row:
+            return [_best_by_row(members[0], pool.keep)]
+        return _select_streaming(members, pool.keep, pool.floors)
 
     def _find(self, selector: Any) -> list[int]:
         what = "the mapping of amounts"
@@ -447,7 +447,7 @@ class _Allocator:
         view = replace(self.scores[0].view, criterion=LAMP())
         scores = [_PoolScores(view, s.entry, s.mask) for s in self.scores]
         floors = [layer.floor if keep else 0 for layer in self.layers]
-        return np.array([int(mask.count_nonzero()) for mask in select(scores, keep, floors)])
+        return np.array([int(mask.count_nonzero()) for mask in _select_streaming(scores, keep, floors)])
 
     def _compressed(self, amount: Compression) -> dict[str, Tensor]:
         """Keep as many parameters as the whole model may have.
@@ -500,6 +500,20 @@ def _count_removed(units: int, keep: int, already: int) -> Amount:
             f"The masks given already leave {units - already:,} weights, fewer than the {keep:,} asked."
         )
     return Count(units - keep)
+
+
+def _select_streaming(members: Sequence[_PoolScores], keep: int, floors: Sequence[int]) -> list[Tensor]:
+    for scores in members:
+        if not scores.lazy:
+            scores.stored()
+    # The rest is many small steps. Starting threads for each costs more than they save, and a hundred times more when
+    # another process uses the cores.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return select(members, keep, floors)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _alive(scores: _PoolScores) -> Tensor:

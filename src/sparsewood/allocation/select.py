@@ -95,7 +95,7 @@ def _names(pool: Sequence[Scores]) -> str:
 def _select(pool: Sequence[Scores], keep: int) -> list[Tensor]:
     if keep == 0:
         return [torch.zeros(scores.units, dtype=torch.bool, device=scores.device) for scores in pool]
-    masks = [torch.empty(scores.units, dtype=torch.bool, device=scores.device) for scores in pool]
+    masks = [_new_mask(scores) for scores in pool]
     bracket = _first_bracket(pool, keep)
     scan = _scan(pool, bracket.lower, bracket.upper, masks)
     wanted = keep - scan.above
@@ -131,7 +131,7 @@ def _apply(pool: Sequence[Scores], threshold: Threshold) -> list[Tensor]:
     left = threshold.ties
     masks = []
     for scores in pool:
-        mask = torch.empty(scores.units, dtype=torch.bool, device=scores.device)
+        mask = _new_mask(scores)
         view, start, tied = _array(mask), 0, 0
         for chunk in map(_array, scores.chunks()):
             part = view[start : start + len(chunk)]
@@ -147,6 +147,14 @@ def _apply(pool: Sequence[Scores], threshold: Threshold) -> list[Tensor]:
         _report_all_equal(scores, tied)
         masks.append(mask)
     return masks
+
+
+def _new_mask(scores: Scores) -> Tensor:
+    if (
+        scores.device.type == "cpu"
+    ):  # NumPy asks the system for large pages, which are quicker to fill for the first time
+        return torch.from_numpy(np.empty(scores.units, dtype=np.bool_))
+    return torch.empty(scores.units, dtype=torch.bool, device=scores.device)
 
 
 def _array(tensor: Tensor) -> Any:
