@@ -21,7 +21,7 @@ class UnknownName(SparsewoodError):
         Unknown parameter 'conv1.wieght'. Did you mean 'conv1.weight'?
         """
         known = list(known)
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
         if close:
             return cls(f"Unknown {what} {name!r}. Did you mean {' or '.join(map(repr, close))}?")
         shown = ", ".join(map(repr, known[:8])) + (f" and {len(known) - 8} more" if len(known) > 8 else "")

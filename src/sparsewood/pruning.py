@@ -533,10 +533,10 @@ def _best_by_row(scores: _PoolScores, keep: int) -> Tensor:
     counts = alive.cpu().numpy()
     level = bisect_right(range(table.shape[1] + 1), keep, key=lambda share: int(np.minimum(counts, share).sum())) - 1
     kept = alive.clamp_max(level)
-    more = torch.tensor([keep]) - int(kept.sum())
+    more = keep - int(kept.sum())
     if more > 0:
         following = torch.cat([part.sort(1, descending=True).values[:, level] for part in _parts(table)])
-        kept += best_in_rows(following[None], more)[0]
+        kept += best_in_rows(following[None], torch.tensor([more], device=table.device))[0]
     return _best_in_parts(table, kept).reshape(-1)
 
 
@@ -570,5 +570,5 @@ def _check_nm(granularity: NM, sparsity: AmountLike, scope: object) -> None:
 def _best_of_m(granularity: NM, scores: _PoolScores) -> Tensor:
     moved = scores.stored().movedim(granularity.axis, -1)
     table = moved.reshape(-1, granularity.m)
-    best = _best_in_parts(table, torch.full((len(table),), granularity.n))
+    best = _best_in_parts(table, torch.full((len(table),), granularity.n, device=table.device))
     return scores.kept(best.reshape(moved.shape).movedim(-1, granularity.axis).contiguous())

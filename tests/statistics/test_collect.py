@@ -96,6 +96,13 @@ def test_a_mapping_is_its_own_target() -> None:
     assert seen == [["scale", "x"]]
 
 
+def test_tuples_of_batches() -> None:
+    model = mlp()
+    expected = collect(model, [X], [InputPower()])
+    assert_close(collect(model, X.split(4), [InputPower()]), expected)
+    assert_close(collect(model, ((X[:2], Y[:2]), (X[2:], Y[2:])), [InputPower()]), expected)
+
+
 def test_loaders_and_generators() -> None:
     model = mlp()
     expected = collect(model, [(X, Y)], ALL, F.cross_entropy)
@@ -164,7 +171,7 @@ def test_statistics_can_be_given_instead_of_data() -> None:
         direct = score(model, criterion, data=[(X, Y)], loss=F.cross_entropy)
         again = score(model, criterion, statistics=statistics)
         assert all(torch.allclose(direct[name], again[name]) for name in direct)
-    with pytest.raises(UnknownName, match="Unknown statistic 'gradient'"):
+    with pytest.raises(UnknownName, match=r"Unknown statistic 'gradient'"):
         score(model, WeightTimesGradient(), statistics=collect(model, [X], [InputPower()]))
 
 
@@ -234,7 +241,7 @@ def test_a_loss_that_is_nan_gives_the_batch(bad: float) -> None:
     ("loss", "got"),
     [
         (lambda output, target: F.cross_entropy(output, target, reduction="none"), r"a tensor of shape \(6,\)"),
-        (lambda output, _: float(output.sum()), "float"),
+        (lambda output, _: output.sum().item(), "float"),
         (lambda *_: None, "NoneType"),
     ],
 )
@@ -366,6 +373,18 @@ def test_the_callers_grad_mode_does_not_matter(mode: Any) -> None:
     assert not any(tensor.is_inference() or tensor.requires_grad for tensor in [*masks.values(), *scores.values()])
 
 
+def test_parameters_made_in_inference_mode_are_named() -> None:
+    with torch.inference_mode():
+        model = nn.Linear(4, 2)
+    with pytest.raises(SparsewoodError, match=r"'weight' was made in inference mode"):
+        collect(model, [(X, Y)], [Gradient()], F.cross_entropy)
+
+
+def test_powers_that_are_close_are_kept_apart() -> None:
+    found = collect(mlp(), [X], [InputPower(1.0), InputPower(1.0000001)])
+    assert list(found.sums) == ["input power 1", "input power 1.0000001"]
+
+
 def test_frozen_parameters_have_gradients_too() -> None:
     model = mlp()
     expected = collect(model, [(X, Y)], [Gradient()], F.cross_entropy)
@@ -396,7 +415,7 @@ def test_scores_are_those_of_the_model_given() -> None:
 def test_names() -> None:
     found = collect(mlp(), [X], [InputPower()], names=["2.weight"])
     assert list(found.sums["input power 2"]) == ["2.weight"]
-    with pytest.raises(UnknownName, match="Unknown parameter '2.wieght'. Did you mean '2.weight'"):
+    with pytest.raises(UnknownName, match=r"Unknown parameter '2.wieght'. Did you mean '2.weight'"):
         collect(mlp(), [X], [InputPower()], names=["2.wieght"])
 
 

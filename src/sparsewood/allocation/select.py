@@ -209,6 +209,8 @@ def _first_bracket(pool: Sequence[Scores], keep: int) -> _Bracket:
     units = sum(scores.units for scores in pool)
     share_of_units = min(1.0, SAMPLE / max(units, 1))
     samples = [scores.sample(math.ceil(share_of_units * scores.units)).cpu() for scores in pool if scores.units]
+    if len({sample.dtype for sample in samples}) > 1:
+        raise SparsewoodError(f"The scores of {_names(pool)} must be all float32 or all float64, to be comparable.")
     finite = torch.finfo(samples[0].dtype)
     sample = np.sort(torch.cat(samples).numpy())
     sample = sample[sample >= finite.min][::-1]

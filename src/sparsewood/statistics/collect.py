@@ -74,20 +74,28 @@ def _named(model: nn.Module, names: Sequence[str]) -> list[Entry]:
 
 def _require_batches(data: object) -> None:
     # Iterating over one batch would take its rows, or its inputs and its targets, for batches.
-    one_batch = isinstance(data, Tensor | Mapping) or (
-        isinstance(data, tuple) and any(isinstance(part, Tensor) for part in data)
-    )
-    if one_batch or isinstance(data, str) or not isinstance(data, Iterable):
+    one_batch = isinstance(data, Tensor | Mapping | str) or (isinstance(data, tuple) and not _alike(data))
+    if one_batch or not isinstance(data, Iterable):
         raise SparsewoodError(
             f"data must be batches: a DataLoader, a list or a generator. Got {type(data).__name__}. "
             "Pass a single batch as [batch]."
         )
 
 
+def _alike(parts: tuple[Any, ...]) -> bool:
+    """Whether these can be batches of the same data: all tensors of one kind, or none a tensor."""
+    kinds = {(part.dtype, part.shape[1:]) if isinstance(part, Tensor) else None for part in parts}
+    return len(kinds) <= 1
+
+
 @contextmanager
 def _gradients_enabled(chosen: Sequence[Entry]) -> Iterator[None]:
     with torch.inference_mode(False), torch.enable_grad():
         for entry in chosen:
+            if entry.parameter.is_inference():
+                raise SparsewoodError(
+                    f"{entry.name!r} was made in inference mode and can have no gradient. Build the model outside it."
+                )
             entry.parameter.requires_grad_(True)  # `untouched` puts the flags back
         yield
 

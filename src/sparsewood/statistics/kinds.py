@@ -83,7 +83,7 @@ class InputPower(InputStatistic):
 
     @property
     def kind(self) -> str:
-        return f"input power {self.p:g}"
+        return f"input power {self.p:.15g}"
 
     def from_input(self, module: nn.Module, inputs: Tensor, examples: int) -> Tensor:
         power = _wide(inputs.detach()).abs().pow(self.p)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ from torch.nn.modules import module as modules
 Getter = Callable[[], Any]
 Setter = Callable[[Any], Any]
 
-IGNORED_VARIABLES = {"PYTEST_CURRENT_TEST"}  # changes between the set-up, the call and the tear-down of a test
+# pytest changes the first between the set-up, the call and the tear-down of a test; the others are set by OpenMP and by
+# the PyTorch compiler for themselves when they are first used.
+IGNORED_VARIABLES = ("PYTEST_CURRENT_TEST", "KMP_", "TORCHINDUCTOR_", "TRITON_")
 
 _HOOKS = tuple(name for name in vars(modules) if name.startswith("_global_") and name.endswith("hooks"))
 
@@ -31,7 +34,7 @@ def _deterministic() -> tuple[bool, bool]:
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in IGNORED_VARIABLES}
+    return {name: value for name, value in os.environ.items() if not name.startswith(IGNORED_VARIABLES)}
 
 
 def _restore_environment(before: dict[str, str]) -> None:
@@ -62,6 +65,8 @@ def _set_default_device(device: torch.device) -> None:
     torch.set_default_device(None if device.type == "cpu" else device)
 
 
+PYTHON_RANDOM = "Python's random state"
+
 SETTINGS: dict[str, tuple[Getter, Setter]] = {
     "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "the default device": (torch.get_default_device, _set_default_device),
@@ -83,7 +88,7 @@ SETTINGS: dict[str, tuple[Getter, Setter]] = {
     ),
     "plain attention": (cuda.math_sdp_enabled, cuda.enable_math_sdp),
     "global module hooks": (lambda: {name: tuple(getattr(modules, name)) for name in _HOOKS}, _restore_hooks),
-    "Python's random state": (random.getstate, random.setstate),
+    PYTHON_RANDOM: (random.getstate, random.setstate),
     "NumPy's global random state": (_numpy_state, _set_numpy_state),
     "environment variables": (_environment, _restore_environment),
     "the working directory": (Path.cwd, os.chdir),
@@ -94,8 +99,9 @@ SETTINGS: dict[str, tuple[Getter, Setter]] = {
 def no_leaks() -> Iterator[None]:
     """Fail for what the block changes in the process and does not put back; it is put back here, too.
 
-    Watched: the settings above. PyTorch's own random state may be used; it is put back without a word. An exception
-    in the block passes through.
+    Watched: the settings above. PyTorch's own random state may be used; it is put back without a word. So is Python's
+    if the block is the first to import some package, as some draw numbers then. An exception in the block passes
+    through.
 
     Raises `AssertionError` with everything that leaked.
 
@@ -108,6 +114,7 @@ def no_leaks() -> Iterator[None]:
     """
     random_state = torch.get_rng_state()
     before = {what: read() for what, (read, _) in SETTINGS.items()}
+    packages = _packages()
     try:
         yield
     except BaseException:
@@ -116,19 +123,29 @@ def no_leaks() -> Iterator[None]:
     finally:
         torch.set_rng_state(random_state)
     leaks = _put_back(before)
+    if packages != _packages():
+        leaks.pop(PYTHON_RANDOM, None)
     if leaks:
-        raise AssertionError(f"Left changed: {'; '.join(leaks)}.")
+        raise AssertionError(f"Left changed: {'; '.join(leaks.values())}.")
 
 
-def _put_back(before: dict[str, Any]) -> list[str]:
-    leaks = []
+def _packages() -> set[str]:
+    return {name for name in sys.modules if "." not in name}
+
+
+def _put_back(before: dict[str, Any]) -> dict[str, str]:
+    leaks = {}
     for what, (read, write) in SETTINGS.items():
         now = read()
         if now != before[what]:
             write(before[what])
-            leaks.append(f"{what} ({_shown(before[what])} -> {_shown(now)})")
+            leaks[what] = f"{what} ({_difference(before[what], now)})"
     return leaks
 
 
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, bool | int | str | Path | torch.dtype | torch.device) else "..."
+def _difference(before: Any, after: Any) -> str:
+    if isinstance(before, dict):
+        changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
+        return ", ".join(sorted(changed))
+    plain = isinstance(before, bool | int | str | Path | torch.dtype | torch.device)
+    return f"{before} -> {after}" if plain else "used"

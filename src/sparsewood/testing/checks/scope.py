@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from sparsewood.allocation.budgets import Layer
+from sparsewood.allocation.lamp import LAMP
 from sparsewood.allocation.scopes import PerLayer, Scope
 from sparsewood.allocation.select import best_in_rows
 from sparsewood.criteria import Magnitude, Random
@@ -57,10 +61,12 @@ def _check_preference(scope: Scope, model: nn.Module) -> None:
 def check_allocation(allocation: Any) -> None:
     """The contract of an allocation, the value that `PerLayer` takes.
 
-    A frozen dataclass whose repr rebuilds it; `PerLayer(allocation)` is a scope; every layer's share lies between its
-    floor and its size, whatever the amount.
+    A frozen dataclass whose repr rebuilds it; its `weights` are whole numbers >= 0, one for each layer;
+    `PerLayer(allocation)` is a scope; every layer's share lies between its floor and its size, whatever the amount.
     """
     check_value(allocation, object)
+    if not isinstance(allocation, LAMP):  # which has no weights: its shares depend on the model
+        _check_weights(allocation)
     check_scope(PerLayer(allocation))
     for toy in ARCHITECTURES:
         model = toy.build()
@@ -72,3 +78,11 @@ def check_allocation(allocation: Any) -> None:
                 f"{allocation} keeps {sum(kept)} of {masks.total} weights of {toy} at sparsity {sparsity}",
             )
             expect(min(kept) >= floor, f"{allocation} keeps {min(kept)} weights of a layer of {toy}; floor {floor}")
+
+
+def _check_weights(allocation: Any) -> None:
+    shapes = ((8, 4, 3, 3), (8, 4), (8,), (0, 4))
+    layers = [Layer(str(shape), shape, shape, math.prod(shape), 0, nn.Linear) for shape in shapes]
+    weights = np.asarray(allocation.weights(layers))
+    whole = np.issubdtype(weights.dtype, np.integer) and weights.shape == (len(layers),)
+    expect(whole and bool((weights >= 0).all()), f"{allocation}: weights must be whole numbers >= 0. Got {weights}")
