@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparsewood.allocation import Everywhere, PerLayer, PerRow
-from sparsewood.criteria import LAMP, Criterion, Inputs, Magnitude, Random, WeightTimesGradient
+from sparsewood.criteria import LAMP, Criterion, Inputs, LpNorm, Magnitude, Random, WeightTimesGradient
 from sparsewood.errors import SparsewoodError
 from sparsewood.granularity import NM, Block, Filter, Vector
+from sparsewood.masks import apply_masks
 from sparsewood.pruning import prune, score
 from sparsewood.testing import ARCHITECTURES, Architecture, counting_linear
 from sparsewood.testing.checks.shared import fingerprint
@@ -268,3 +269,47 @@ def test_sparsity_over_prunable_and_over_all() -> None:
     masks = prune(model, Magnitude(), 0.5)
     assert masks.sparsity == 0.5
     assert masks.removed / sum(p.numel() for p in model.parameters()) == 45 / 210
+
+
+def output_weights(layer: nn.ConvTranspose2d, output: int) -> tuple[slice, int]:
+    """Where the weights of one output channel of a transposed convolution are."""
+    per_group = layer.out_channels // layer.groups
+    inputs = layer.in_channels // layer.groups
+    group = output // per_group
+    return slice(group * inputs, (group + 1) * inputs), output % per_group
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_filters_of_transposed_convolutions_are_their_outputs(groups: int) -> None:
+    """[7.21] The channels that a mask of filters silences are output channels."""
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=groups, bias=False)
+    masks = prune(layer, LpNorm(1), 0.5, granularity=Filter())
+    norms = torch.stack([layer.weight[output_weights(layer, o)].abs().sum() for o in range(6)])
+    apply_masks(layer, masks)
+    silent = layer(torch.randn(2, 4, 5, 5)).abs().sum((0, 2, 3)) == 0
+    assert sorted(silent.nonzero().reshape(-1).tolist()) == sorted(norms.argsort()[:3].tolist())
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_rows_of_transposed_convolutions_are_their_outputs(groups: int) -> None:
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=groups, bias=False)
+    mask = prune(layer, Magnitude(), 0.5, scope=PerRow())["weight"]
+    size = 4 // groups * 9
+    for output in range(6):
+        weights, kept = layer.weight[output_weights(layer, output)], mask[output_weights(layer, output)]
+        assert int(kept.sum()) == size // 2
+        assert weights[kept].abs().min() >= weights[~kept].abs().max()
+
+
+def test_n_of_m_inputs_of_a_transposed_convolution() -> None:
+    layer = nn.ConvTranspose2d(4, 6, 3, bias=False)
+    mask = prune(layer, Magnitude(), granularity=NM(1, 2))["weight"]
+    assert torch.equal(mask.unflatten(0, (2, 2)).sum(1), torch.ones(2, 6, 3, 3, dtype=torch.long))
+
+
+def test_an_amount_that_would_be_ignored_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(SparsewoodError, match=r"sparsity=0.7 would be ignored.*give None"):
+        prune(model, Magnitude(), 0.7, scope={"0": 0.5})
+    masks = prune(model, Magnitude(), 0.25, scope=PerLayer({"0": 0.5, "1": None}))
+    assert masks.layer_sparsity() == {"0.weight": 0.5, "1.weight": 0.25}

@@ -3,6 +3,9 @@
 Every granularity but N:M is a tiling: `tile(shape)` gives the size of a unit along each axis, and the units form a grid
 of shape `shape / tile`. Two functions are all that is needed: `to_units` (elements -> units) and `to_elements`
 (units -> elements).
+
+Axis 0 means outputs, axis 1 the inputs of one output, further axes space. The weights of transposed convolutions, which
+are stored otherwise, are brought into this order before a granularity sees their shape.
 """
 
 from __future__ import annotations
@@ -129,7 +132,7 @@ class Units(Granularity):
 
 @dataclass(frozen=True)
 class Filter(Units):
-    """Output units (axis 0): conv filters, neurons. The weights of transposed convolutions have their inputs there."""
+    """Output units (axis 0): conv filters, neurons."""
 
     axes: tuple[int, ...] = (0,)
 

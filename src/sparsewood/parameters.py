@@ -45,6 +45,16 @@ class Entry:
     owners: tuple[nn.Module, ...]
     last: int
 
+    @property
+    def inputs_first(self) -> bool:
+        """Whether axis 0 holds the inputs and axis 1 the outputs, as in transposed convolutions."""
+        return isinstance(self.module, nn.modules.conv._ConvTransposeNd) and self.leaf == "weight"
+
+    @property
+    def groups(self) -> int:
+        """Of a convolution: into how many parts, connected only within themselves, its channels are divided."""
+        return self.module.groups if isinstance(self.module, nn.modules.conv._ConvNd) else 1
+
 
 def entries(model: nn.Module) -> list[Entry]:
     """All parameters in registration order, tied ones once."""

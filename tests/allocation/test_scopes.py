@@ -23,6 +23,7 @@ from sparsewood.granularity import Block, Channel, Element, Filter, Granularity,
 from sparsewood.masks import apply_masks
 from sparsewood.pruning import prune, score
 from sparsewood.testing import ARCHITECTURES, Architecture, check_allocation, check_scope, counting_linear
+from sparsewood.testing.checks.shared import count_units, units_of
 from sparsewood.testing.strategies import networks
 from sparsewood.types import Amount, Compression, Count, Density, Masks, Remaining, Sparsity
 
@@ -44,14 +45,6 @@ def matrices(*shapes: tuple[int, int], seed: int = 0) -> nn.Sequential:
     for parameter in model.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
     return model
-
-
-def kept_units(masks: Masks, granularity: Granularity) -> list[int]:
-    return [int(to_units(m.float(), granularity.tile(m.shape), "amax").sum()) for m in masks.values()]
-
-
-def units(masks: Masks, granularity: Granularity) -> int:
-    return sum(to_units(m.float(), granularity.tile(m.shape)).numel() for m in masks.values())
 
 
 def nonzero(masks: Masks) -> dict[str, int]:
@@ -92,7 +85,7 @@ def test_any_scope_granularity_and_amount(
 ) -> None:
     """[002-01] [001-02] The total is exact, or the request is refused."""
     model, _ = network
-    total = units(prune(model, Magnitude(), 0, granularity=granularity), granularity)
+    total, _ = count_units(model, prune(model, Magnitude(), 0, granularity=granularity), granularity)
     amount: Amount = Count(int(share * total)) if kind is Count else kind(share)
     removed = int(share * total) if kind is Count else round(share * total)
     expected = round(share * total) if kind is Density else total - removed
@@ -104,8 +97,9 @@ def test_any_scope_granularity_and_amount(
         assert "must stay" in message or (own and kind is Count)
         return
     if not own:
-        assert sum(kept_units(masks, granularity)) == expected
-    assert min(kept_units(masks, granularity)) >= (1 if expected and not own else 0)
+        assert count_units(model, masks, granularity)[1] == expected
+    least = min(kept for _, kept in units_of(model, masks, granularity))
+    assert least >= (1 if expected and not own else 0)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
@@ -134,8 +128,8 @@ def test_any_criterion_on_any_architecture(architecture: Architecture, name: str
             include=include,
             exclude=None if include else exclude,
         )
-        total = units(masks, granularity)
-        assert sum(kept_units(masks, granularity)) == total - round(0.5 * total)
+        total, kept = count_units(model, masks, granularity)
+        assert kept == total - round(0.5 * total)
 
 
 @settings(deadline=None)
@@ -634,7 +628,7 @@ def test_random_units_are_equally_likely_whatever_their_size() -> None:
             protect_classifier=False,
             min_units=0,
         )
-        removed += [10 - kept for kept in kept_units(masks, Filter())]
+        removed += [10 - kept for _, kept in units_of(model, masks, Filter())]
     assert abs(removed[0] - removed[1]) < 4 * 2 * math.sqrt(300 * 10 * 0.25 * 10 / 19)  # four standard deviations
 
 

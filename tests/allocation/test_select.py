@@ -318,7 +318,7 @@ def test_chunked_scores_equal_whole_ones(monkeypatch: pytest.MonkeyPatch) -> Non
     earlier = prune(model, Magnitude(), 0.2, protect_classifier=False)
     whole = prune(model, Magnitude(), 0.6, protect_classifier=False, masks=earlier)
     for size in (1, 10, 1000):
-        monkeypatch.setattr("sparsewood.pruning.CHUNK", size)
+        monkeypatch.setattr("sparsewood.pruning.scores.CHUNK", size)
         assert prune(model, Magnitude(), 0.6, protect_classifier=False, masks=earlier) == whole
 
 

@@ -22,6 +22,7 @@ from sparsewood.types import Amount, AmountLike, as_amount
 logger = logging.getLogger(__name__)
 
 Finder = Callable[[object], list[int]]
+Amounts = Mapping[str | type[nn.Module], AmountLike | None]
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,14 @@ class Scope(ABC):
     """The pool in which scores compete."""
 
     @property
+    def own_amounts(self) -> Amounts | None:
+        """The amounts by name or class that this scope carries; None if its pools share the amount asked for."""
+        return None
+
+    @property
     def shares_total(self) -> bool:
-        """Whether the pools together keep the amount that was asked for; False if they have amounts of their own."""
-        return True
+        """Whether the pools together keep the amount that was asked for."""
+        return self.own_amounts is None
 
     @abstractmethod
     def pools(self, request: Request) -> list[Pool]:
@@ -89,11 +95,11 @@ class PerLayer(Scope):
     {'conv*': 0.2, 'fc1': 0.4}
     """
 
-    allocation: Uniform | ERK | LAMP | Mapping[str | type[nn.Module], AmountLike | None] = Uniform()
+    allocation: Uniform | ERK | LAMP | Amounts = Uniform()
 
     @property
-    def shares_total(self) -> bool:
-        return not isinstance(self.allocation, Mapping)
+    def own_amounts(self) -> Amounts | None:
+        return self.allocation if isinstance(self.allocation, Mapping) else None
 
     def pools(self, request: Request) -> list[Pool]:
         layers = request.layers
@@ -112,11 +118,11 @@ class PerType(Scope):
     Without, every class keeps the same share of the total.
     """
 
-    amounts: Mapping[type[nn.Module] | str, AmountLike | None] | None = None
+    amounts: Amounts | None = None
 
     @property
-    def shares_total(self) -> bool:
-        return self.amounts is None
+    def own_amounts(self) -> Amounts | None:
+        return self.amounts
 
     def pools(self, request: Request) -> list[Pool]:
         layers = request.layers
@@ -156,9 +162,10 @@ class PerType(Scope):
 
 @dataclass(frozen=True)
 class PerRow(Scope):
-    """Units compete within their output row (index along axis 0): every row keeps the same share, to within one unit.
+    """Units compete within the row of one output: every row keeps the same share, to within one unit.
 
-    What does not divide evenly goes to the rows whose next unit scores highest. Layers share the total like `Uniform`.
+    A row is an index along axis 0 of the weight (axis 1 in transposed convolutions). What does not divide evenly goes
+    to the rows whose next unit scores highest. Layers share the total like `Uniform`.
     Wanda's scope (Sun et al. 2023, https://arxiv.org/abs/2306.11695).
     """
 
@@ -175,17 +182,17 @@ class Named(Scope):
     means stay as they are.
     """
 
-    amounts: Mapping[str | type[nn.Module], AmountLike | None]
+    amounts: Amounts
 
     @property
-    def shares_total(self) -> bool:
-        return False
+    def own_amounts(self) -> Amounts | None:
+        return self.amounts
 
     def pools(self, request: Request) -> list[Pool]:
         return [_pool(members, request.layers, amount) for members, amount in _assign(self.amounts, request)]
 
 
-def as_scope(scope: Scope | Mapping[str | type[nn.Module], AmountLike | None]) -> Scope:
+def as_scope(scope: Scope | Amounts) -> Scope:
     """A mapping is `Named`; scopes pass through."""
     if isinstance(scope, Scope):
         return scope
@@ -202,9 +209,7 @@ def _pool(members: Sequence[int] | range, layers: Sequence[Layer], amount: Amoun
     return Pool(tuple(members), keep, tuple(layer.floor if keep else 0 for layer in chosen))
 
 
-def _assign(
-    amounts: Mapping[str | type[nn.Module], AmountLike | None], request: Request
-) -> list[tuple[list[int], Amount]]:
+def _assign(amounts: Amounts, request: Request) -> list[tuple[list[int], Amount]]:
     """The layers each key means.
 
     The name of a parameter, or of the closest module around it, wins over patterns and classes; of these the first that

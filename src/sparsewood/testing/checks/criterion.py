@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.criteria import Criterion, Inputs
-from sparsewood.granularity import Element, Filter, to_units
+from sparsewood.granularity import Element, Filter
 from sparsewood.parameters import Entry
 from sparsewood.statistics import Statistic
-from sparsewood.testing.checks.shared import check_value, expect, fingerprint, prune_toy, score_toy, seeded
+from sparsewood.testing.checks.shared import check_value, count_units, expect, fingerprint, prune_toy, score_toy, seeded
 from sparsewood.testing.toys import ARCHITECTURES, Architecture
 
 Observed = tuple[str, Tensor, Mapping[str, Tensor]]
@@ -108,8 +108,7 @@ def _check_pieces(criterion: Criterion, toy: Architecture, model: nn.Module) -> 
 def _check_selection(criterion: Criterion, toy: Architecture, model: nn.Module) -> None:
     for granularity in (Element(), Filter()):
         masks = prune_toy(criterion, model, 0.5, toy=toy, granularity=granularity)
-        units = {name: to_units(m.float(), granularity.tile(m.shape), "amax") for name, m in masks.items()}
-        total, kept = sum(u.numel() for u in units.values()), sum(int(u.sum()) for u in units.values())
+        total, kept = count_units(model, masks, granularity)
         expect(kept == total - round(0.5 * total), f"{criterion}: {kept} of {total} units are kept at sparsity 0.5")
 
 

@@ -42,7 +42,7 @@ def check_scope(scope: Scope) -> None:
             )
             expect(all(mask.any() for mask in masks.values()), f"{scope} empties a layer at sparsity {sparsity}")
             if scope.shares_total:
-                total, kept = count_units(masks, granularity)
+                total, kept = count_units(model, masks, granularity)
                 expect(kept == total - round(sparsity * total), f"{scope} keeps {kept} of {total} units at {sparsity}")
         after = prune_toy(Magnitude(), model, 0.77, scope=scope, masks=earlier, protect_classifier=False)
         expect(after & earlier == after, f"{scope} revives what earlier masks removed")

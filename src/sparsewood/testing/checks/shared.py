@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparsewood.criteria import Criterion
+from sparsewood.criteria import Criterion, Magnitude
 from sparsewood.granularity import Element, Granularity, to_units
 from sparsewood.pruning import prune, score
 from sparsewood.testing.toys import Architecture
@@ -78,6 +78,18 @@ def prune_toy(
     return prune(model, criterion, sparsity, data=data, loss=F.cross_entropy, generator=seeded(), **given)
 
 
-def count_units(masks: Masks, granularity: Granularity) -> tuple[int, int]:
-    units = [to_units(mask.float(), granularity.tile(mask.shape), "amax") for mask in masks.values()]
-    return sum(u.numel() for u in units), sum(int(u.sum()) for u in units)
+def units_of(model: nn.Module, masks: Masks, granularity: Granularity) -> list[tuple[int, int]]:
+    """How many units each mask's parameter has, and how many of them are kept at least in part."""
+    grids = score(model, Magnitude(), granularity=granularity, include=list(masks))
+    counts = []
+    for name, mask in masks.items():
+        tile = [size // n if n else 1 for size, n in zip(mask.shape, grids[name].shape, strict=True)]
+        units = to_units(mask.float(), tile, "amax")
+        counts.append((units.numel(), int(units.sum())))
+    return counts
+
+
+def count_units(model: nn.Module, masks: Masks, granularity: Granularity) -> tuple[int, int]:
+    """Units in all, and those kept."""
+    counts = units_of(model, masks, granularity)
+    return sum(total for total, _ in counts), sum(kept for _, kept in counts)

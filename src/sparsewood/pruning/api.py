@@ -1,0 +1,262 @@
+"""`score` and `prune`: criteria, scopes, amounts and granularities put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from sparsewood.allocation.scopes import Amounts, Everywhere, Scope, as_scope
+from sparsewood.criteria import Criterion
+from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.granularity import NM, Element, Granularity
+from sparsewood.parameters import Entry, Selectors, choose, entries
+from sparsewood.pruning.scores import ParameterScores, View, checked
+from sparsewood.pruning.selection import Selector, best_of_m
+from sparsewood.statistics import Loss, Statistic, collect
+from sparsewood.types import AmountLike, Masks, Sparsity, Statistics, as_amount
+
+DEFAULT_AMOUNT = Sparsity(0.9)
+REMOVED = -math.inf
+
+Data = Iterable[Any]
+Scores = dict[str, Tensor]
+
+
+@overload
+def score(
+    model: nn.Module,
+    criterion: Criterion,
+    *,
+    data: Data | None = ...,
+    loss: Loss | None = ...,
+    example_inputs: Any = ...,
+    granularity: Granularity = ...,
+    include: Selectors | None = ...,
+    exclude: Selectors | None = ...,
+    statistics: Statistics | None = ...,
+    generator: torch.Generator | None = ...,
+) -> Scores: ...
+@overload
+def score(
+    model: nn.Module,
+    criterion: Sequence[Criterion],
+    *,
+    data: Data | None = ...,
+    loss: Loss | None = ...,
+    example_inputs: Any = ...,
+    granularity: Granularity = ...,
+    include: Selectors | None = ...,
+    exclude: Selectors | None = ...,
+    statistics: Statistics | None = ...,
+    generator: torch.Generator | None = ...,
+) -> list[Scores]: ...
+def score(
+    model: nn.Module,
+    criterion: Criterion | Sequence[Criterion],
+    *,
+    data: Data | None = None,
+    loss: Loss | None = None,
+    example_inputs: Any = None,
+    granularity: Granularity = Element(),
+    include: Selectors | None = None,
+    exclude: Selectors | None = None,
+    statistics: Statistics | None = None,
+    generator: torch.Generator | None = None,
+) -> Scores | list[Scores]:
+    """Importance scores by parameter name: higher = keep. The model is left as it was.
+
+    Args:
+        criterion: one criterion, or several, which then share one pass over the data; the result is a list.
+        data, loss: what the criterion's statistics are collected from (see `collect`); only read if it needs any.
+        example_inputs: one batch of inputs, used as data for criteria that need inputs but no loss.
+        granularity: the unit that gets a score; each tensor has the shape of the unit grid.
+        include, exclude: parameter names, module names, patterns, module classes or modules. By default all weights
+            that the criterion covers, the classifier included.
+        statistics: what `collect` returned earlier, instead of data.
+
+    Raises `SparsewoodError` if a score is NaN or infinite, naming the parameter.
+
+    >>> from sparsewood.criteria import Magnitude
+    >>> from sparsewood.granularity import Filter
+    >>> layer = nn.Linear(2, 2)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, -2.0], [0.5, 0.0]]))
+    >>> score(layer, Magnitude(), granularity=Filter())["weight"]
+    tensor([[3.0000],
+            [0.5000]])
+    """
+    criteria = list(criterion) if isinstance(criterion, Sequence) else [criterion]
+    chosen = [_choose(model, c, include, exclude, protect_classifier=False) for c in criteria]
+    source = data if data is not None else (None if example_inputs is None else [_as_batch(example_inputs)])
+    statistics = _statistics(model, criteria, chosen, source, loss, statistics)
+    generator = generator or torch.Generator().manual_seed(0)
+    results = []
+    with _plain_tensors():
+        for one, its_entries in zip(criteria, chosen, strict=True):
+            view = View(one, granularity, statistics, generator, _dtype(its_entries))
+            results.append({entry.name: checked(entry.name, view.units(entry)).clone() for entry in its_entries})
+    return results if isinstance(criterion, Sequence) else results[0]
+
+
+def prune(
+    model: nn.Module,
+    criterion: Criterion,
+    sparsity: AmountLike = DEFAULT_AMOUNT,
+    *,
+    scope: Scope | Amounts = Everywhere(),
+    granularity: Granularity = Element(),
+    data: Data | None = None,
+    loss: Loss | None = None,
+    include: Selectors | None = None,
+    exclude: Selectors | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    min_units: int = 1,
+    protect_classifier: bool = True,
+    statistics: Statistics | None = None,
+) -> Masks:
+    """Choose what stays. Pure: the model is not changed (see `apply_masks`, `enforce`).
+
+    Args:
+        criterion: how weights are scored.
+        sparsity: how much goes: a float is a share of the units, an int a count, or one of `Count`, `Sparsity`,
+            `Density`, `Remaining`, `Compression`. It counts units of the granularity, those removed earlier included;
+            `Compression` counts parameters of the whole model.
+        scope: which scores compete: `Everywhere()`, `PerLayer()`, `PerType()`, `PerRow()`, or a mapping from names,
+            patterns or classes to amounts of their own.
+        granularity: what is removed as one. `NM` fixes the amount itself.
+        data, loss, statistics: see `score`.
+        include, exclude: see `score`; what is named in `include` is pruned even if it is the classifier.
+        masks: earlier masks. What they removed stays removed, and counts as zero in the scores of units.
+        generator: for random criteria; without one the same call gives the same masks.
+        min_units: how many units every parameter keeps at least; 0 allows emptying one.
+        protect_classifier: leave the last weight in registration order alone.
+
+    Returns masks for the chosen parameters, and those given for others.
+
+    The number kept is exact; equal scores are decided by position, lower index first. Raises `SparsewoodError` for
+    what cannot be had exactly, with the reason.
+
+    >>> from sparsewood.criteria import Magnitude
+    >>> layer = nn.Linear(4, 2)
+    >>> _ = layer.weight.data.copy_(torch.arange(8.0).reshape(2, 4))
+    >>> prune(layer, Magnitude(), 0.5)["weight"]
+    tensor([[False, False, False, False],
+            [ True,  True,  True,  True]])
+    """
+    chosen = _choose(model, criterion, include, exclude, protect_classifier=protect_classifier)
+    earlier = _earlier(model, masks)
+    statistics = _statistics(model, [criterion], [chosen], data, loss, statistics)
+    generator = generator or torch.Generator().manual_seed(0)
+    view = View(criterion, granularity, statistics, generator, _dtype(chosen))
+    others = {name: mask for name, mask in earlier.items() if name not in {entry.name for entry in chosen}}
+    with _plain_tensors():
+        pools = [ParameterScores(view, entry, earlier.get(entry.name)) for entry in chosen]
+        if isinstance(granularity, NM):
+            _check_nm(granularity, sparsity, scope)
+            kept = {scores.name: best_of_m(granularity, scores) for scores in pools}
+        else:
+            scope = as_scope(scope)
+            _check_amount(sparsity, scope)
+            selector = Selector(model, chosen, pools, scope, min_units, Masks.adopt(others).removed)
+            kept = selector.masks(as_amount(sparsity))
+    return Masks.adopt(others | kept)
+
+
+def _choose(
+    model: nn.Module,
+    criterion: Criterion,
+    include: Selectors | None,
+    exclude: Selectors | None,
+    *,
+    protect_classifier: bool,
+) -> list[Entry]:
+    if not isinstance(criterion, Criterion):
+        raise SparsewoodError(f"criterion must be a Criterion, for example Magnitude(). Got {criterion!r}.")
+    chosen = choose(
+        model, include=include, exclude=exclude, protect_classifier=protect_classifier, default=criterion.covers
+    )
+    for entry in chosen:
+        if entry.parameter.is_meta:
+            raise SparsewoodError(f"{entry.name!r} has no values: it is on the meta device. Load the weights first.")
+    return chosen
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    # Masks made in inference mode could not take part in training later.
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _as_batch(example_inputs: Any) -> Any:
+    """Inputs as a batch without target."""
+    return (example_inputs, None) if isinstance(example_inputs, list | tuple) else example_inputs
+
+
+def _earlier(model: nn.Module, masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    if masks is None:
+        return {}
+    known = {name: entry for entry in entries(model) for name in (entry.name, *entry.aliases)}
+    found = {}
+    for name, mask in Masks(masks).items():
+        if name not in known:
+            raise UnknownName.among("parameter in masks", name, known)
+        parameter = known[name].parameter
+        if mask.shape != parameter.shape:
+            raise SparsewoodError(
+                f"The mask of {name!r} has shape {tuple(mask.shape)}, its parameter {tuple(parameter.shape)}."
+            )
+        first, here = known[name].name, mask.to(parameter.device)
+        found[first] = found[first] & here if first in found else here  # a tied parameter may be masked by each name
+    return found
+
+
+def _statistics(
+    model: nn.Module,
+    criteria: Sequence[Criterion],
+    chosen: Sequence[Sequence[Entry]],
+    data: Data | None,
+    loss: Loss | None,
+    given: Statistics | None,
+) -> Statistics:
+    """What all criteria need, from one pass over the data."""
+    needs: dict[str, Statistic] = {s.kind: s for criterion in criteria for s in criterion.needs}
+    if given is not None or not needs:
+        return given or Statistics({}, 0)
+    if data is None:
+        who = next(criterion for criterion in criteria if criterion.needs)
+        raise SparsewoodError(f"{who} needs data: pass data=... (batches), and loss=... if it needs gradients.")
+    names = {e.name: None for c, its in zip(criteria, chosen, strict=True) if c.needs for e in its}
+    return collect(model, data, list(needs.values()), loss, names=list(names))
+
+
+def _dtype(chosen: Sequence[Entry]) -> torch.dtype:
+    double = any(entry.parameter.dtype == torch.float64 for entry in chosen)
+    return torch.float64 if double else torch.float32
+
+
+def _check_amount(sparsity: AmountLike, scope: Scope) -> None:
+    amounts = scope.own_amounts
+    if amounts and sparsity is not DEFAULT_AMOUNT and None not in amounts.values():
+        raise SparsewoodError(
+            f"sparsity={sparsity} would be ignored: every key of the scope has an amount of its own, {dict(amounts)}. "
+            "Leave sparsity out, or give None to the keys that it is for."
+        )
+
+
+def _check_nm(granularity: NM, sparsity: AmountLike, scope: object) -> None:
+    implied = 1 - granularity.n / granularity.m
+    asked = as_amount(sparsity)
+    share = asked.fraction if isinstance(asked, Sparsity) else math.nan
+    if sparsity is not DEFAULT_AMOUNT and not math.isclose(share, implied, rel_tol=1e-5, abs_tol=1e-9):
+        raise SparsewoodError(
+            f"{granularity.n}:{granularity.m} removes {implied:g} of the weights, sparsity asks for {sparsity}. "
+            f"Leave sparsity out, or pass {implied:g}."
+        )
+    if scope != Everywhere():
+        raise SparsewoodError(f"{granularity.n}:{granularity.m} fixes its own pools; leave scope out. Got {scope}.")
