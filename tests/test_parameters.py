@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
 
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.parameters import Selectors, choose, classifier, entries, find
@@ -200,3 +203,32 @@ def test_names_with_brackets_are_taken_literally() -> None:
             return x
 
     assert names(Odd(), include="a[0]") == ["a[0].weight"]
+
+
+def _weight_norm(layer: nn.Linear) -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(layer)
+
+
+def _spectral_norm(layer: nn.Linear) -> nn.Module:
+    return nn.utils.parametrizations.spectral_norm(layer)
+
+
+def _old_spectral_norm(layer: nn.Linear) -> nn.Module:
+    return nn.utils.spectral_norm(layer)
+
+
+def _pruned(layer: nn.Linear) -> nn.Module:
+    return torch_prune.l1_unstructured(layer, "weight", 0.5)
+
+
+@pytest.mark.parametrize("wrap", [_weight_norm, _spectral_norm, _old_spectral_norm, _pruned])
+def test_what_a_weight_is_computed_from_is_left_alone_aloud(
+    wrap: Callable[[nn.Linear], nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A zero in it is no zero of the weight; the wrapped layer still counts as the classifier if it is the last."""
+    first, last = nn.Linear(4, 4), nn.Linear(4, 4)
+    model = nn.Sequential(first, wrap(nn.Linear(4, 4)), last)
+    assert [entry.name for entry in choose(model)] == ["0.weight"]
+    assert "Not pruned: 1." in caplog.text
+    model = nn.Sequential(first, last, wrap(nn.Linear(4, 4)))
+    assert [entry.name for entry in choose(model)] == ["0.weight", "1.weight"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
 from sparsewood.errors import SparsewoodError, UnknownName
 
@@ -79,9 +80,22 @@ def is_weight(entry: Entry) -> bool:
     """Weights that are pruned by default.
 
     A floating-point parameter with at least two axes whose own name is a weight's by PyTorch's convention (`weight`,
-    `in_proj_weight`, `weight_ih_l0` ...), outside embeddings (also where it is tied to one) and normalisation layers.
+    `in_proj_weight`, `weight_ih_l0` ...), outside embeddings (also where it is tied to one) and normalisation layers,
+    and from which no other weight is computed (see `is_raw`).
     """
-    return _is_matrix(entry) and not any(isinstance(owner, NORMS + EMBEDDINGS) for owner in entry.owners)
+    outside = not any(isinstance(owner, NORMS + EMBEDDINGS) for owner in entry.owners)
+    return outside and _is_matrix(entry) and not is_raw(entry)
+
+
+def is_raw(entry: Entry) -> bool:
+    """Whether the layer computes its weight from this parameter, as under a parametrisation or `torch.nn.utils.prune`.
+
+    A zero in such a parameter need not be a zero of the weight.
+    """
+    if isinstance(entry.module, ParametrizationList):
+        return True
+    computed = entry.leaf.rpartition("_")[0]  # weight_g and weight_v, weight_orig
+    return computed != "" and computed in vars(entry.module)
 
 
 def _is_matrix(entry: Entry) -> bool:
@@ -165,6 +179,7 @@ def choose(
     _refuse_lazy(known)
     if include is None:
         chosen = [entry for entry in known if default(entry)]
+        _report_raw(known)
         if protect_classifier:
             chosen = _without_classifier(chosen, known)
     else:
@@ -178,6 +193,16 @@ def choose(
             "Name some with include=[...] (parameter names, module names, patterns or module classes)."
         )
     return chosen
+
+
+def _report_raw(known: Sequence[Entry]) -> None:
+    raw = [entry.name for entry in known if is_raw(entry) and entry.parameter.ndim >= 2]
+    if raw:
+        logger.warning(
+            "Not pruned: %s. Their layers compute a weight from them (a parametrisation, weight_norm, spectral_norm or "
+            "torch.nn.utils.prune). Remove that first, or name them in include to mask them all the same.",
+            ", ".join(raw),
+        )
 
 
 def _refuse_lazy(known: Sequence[Entry]) -> None:
@@ -205,9 +230,9 @@ def _included(known: Sequence[Entry], include: Selectors, default: Callable[[Ent
 def classifier(known: Sequence[Entry]) -> Entry | None:
     """The weight taken to be the classifier: the last one in registration order, if there are several.
 
-    A weight that is tied to an embedding counts by its last name.
+    A weight that is tied to an embedding counts by its last name, and what a weight is computed from as that weight.
     """
-    weights = [entry for entry in known if is_weight(entry) or (_is_matrix(entry) and len(entry.owners) > 1)]
+    weights = [e for e in known if is_weight(e) or is_raw(e) or (_is_matrix(e) and len(e.owners) > 1)]
     return max(weights, key=lambda entry: entry.last) if len(weights) > 1 else None
 
 
