@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from sparsewood.testing import no_leaks
 
 torch.set_num_threads(1)  # waiting for other threads costs more than they help on small tensors
+
+
+# Shared machines pause at odd moments: no example fails for being slow. CI tries the same examples every time, so that
+# a red run is due to the change; elsewhere new ones are tried.
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(autouse=True)

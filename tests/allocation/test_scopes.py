@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -72,7 +72,6 @@ def test_allocation_contract(allocation: object) -> None:
 # ---------------------------------------------------------------- exact totals
 
 
-@settings(deadline=None)
 @given(
     networks(),
     st.sampled_from([*SCOPES, *OWN]),
@@ -132,7 +131,6 @@ def test_any_criterion_on_any_architecture(architecture: Architecture, name: str
         assert kept == total - round(0.5 * total)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(0, 10**6), st.sampled_from(SCOPES[:5]))
 def test_min_units(floor: int, seed: int, scope: Scope) -> None:
     """[7.11] [000-04] A floor in every layer, and still the exact total."""
@@ -644,7 +642,6 @@ def test_global_ties_are_cut_by_position_across_layers() -> None:
 # ---------------------------------------------------------------- earlier masks
 
 
-@settings(deadline=None)
 @given(st.sampled_from([*SCOPES, *OWN]), st.integers(0, 10**6), st.lists(st.floats(0.05, 0.4), min_size=1, max_size=4))
 def test_what_is_gone_stays_gone(scope: Scope, seed: int, steps: list[float]) -> None:
     """[7.10] [003-12] Whatever fresh random scores say."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -163,7 +163,6 @@ def test_ties_that_decide_are_reported(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.usefixtures("tiny")
-@settings(deadline=None, suppress_health_check=[])
 @given(
     score_tensors(st.integers(1, 300).map(lambda n: (n,))), st.sampled_from(["plain", "sorted", "reversed", "sample"])
 )

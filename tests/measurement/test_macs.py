@@ -72,7 +72,7 @@ def test_other_dimensions(kind, dims):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_convolutions_against_counting_by_convolving(data):
     """Without padding, ones convolved with the pattern of non-zeros count the products."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -425,3 +425,17 @@ def test_transformer_layers_are_observed_in_eval_mode() -> None:
         layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     found = collect(layer, [torch.randn(2, 5, 8)], [InputPower()], names=["linear1.weight", "linear2.weight"])
     assert found.get("input power 2", "linear2.weight").shape == (1, 16)
+
+
+def test_recurrent_layers_run_without_the_kernels_that_have_no_backward_in_eval_mode() -> None:
+    class Watched(nn.LSTM):
+        seen: ClassVar[list[bool]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.append(torch.backends.cudnn.enabled)
+            return super().forward(x)[0].sum(2)
+
+    before = torch.backends.cudnn.enabled
+    collect(Watched(2, 3), [(torch.randn(4, 5, 2), torch.zeros(4, 5))], [Gradient()], nn.functional.mse_loss)
+    assert Watched.seen == [False]
+    assert torch.backends.cudnn.enabled == before

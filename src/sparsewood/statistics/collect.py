@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def collect(
         )
     _require_batches(data)
     total: Statistics | None = None
-    with untouched(model), _gradients_enabled(chosen):
+    with untouched(model), _gradients_enabled(chosen), _kernels_with_backward(model):
         for number, batch in enumerate(data):
             for part in _parts(_prepared(batch, model), statistics):
                 one = _contribution(model, part, statistics, loss, chosen, number)
@@ -98,6 +98,12 @@ def _gradients_enabled(chosen: Sequence[Entry]) -> Iterator[None]:
                 )
             entry.parameter.requires_grad_(True)  # `untouched` puts the flags back
         yield
+
+
+def _kernels_with_backward(model: nn.Module) -> AbstractContextManager[None]:
+    """cuDNN's recurrent layers have no backward pass in eval mode; PyTorch's own do."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
 
 
 def _contribution(
