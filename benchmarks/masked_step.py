@@ -152,7 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30, help="steps of each contender at the first batch size")
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 8], help="batch sizes")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
     options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     print(
         f"ResNet-20, 90 % of convolution weights masked, SGD momentum 0.9, weight decay 1e-4; "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} CPUs, {platform.machine()}, "
@@ -162,10 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for batch in options.batches:
         # Small batches take less time each and vary more: as many more rounds, up to eight times.
         rounds = options.rounds * min(8, max(1, max(options.batches) // batch))
-        print_table(time_steps(batch, rounds), batch)
-    hook = time_hook()
-    print(f"\nprojection alone (weights and momentum): median {statistics.median(hook) * 1e3:.3f} ms, ", end="")
-    print(f"minimum {min(hook) * 1e3:.3f} ms")
+        times = time_steps(batch, rounds)
+        print_table(times, batch)
+        hook, step = statistics.median(time_hook()), statistics.median(times["dense"])
+        print(f"the projection alone (weights and momentum): {hook * 1e3:.3f} ms, {hook / step:.2%} of a dense step")
 
 
 if __name__ == "__main__":
