@@ -1,6 +1,8 @@
 """`python -m sparsewood`."""
 
+import sys
+
 from sparsewood.run.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -28,6 +28,13 @@ class UnknownName(SparsewoodError):
         return cls(f"Unknown {what} {name!r}. Known: {shown or 'none'}.")
 
 
+def require_model(model: object) -> None:
+    """Raise `SparsewoodError` for what is no network: a class, a state dict, None."""
+    if not callable(getattr(type(model), "named_parameters", None)):
+        shown = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise SparsewoodError(f"The model must be a torch.nn.Module. Got {shown}.")
+
+
 class FileFormatError(SparsewoodError):
     """A file is not what it should be: truncated, altered, or of another kind or version."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,20 +32,21 @@ def writable_directory(path: str | os.PathLike[str]) -> Path:
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Call `write(temporary_path)`, then move the result to `path` in one step.
 
-    The temporary file keeps the ending of `path`; it is removed if `write` raises, and `path` is then as it was.
+    The temporary file keeps the ending of `path`; it is removed if `write` raises, and `path` is then as it was. A link
+    is followed. Raises `OutputError` if `path` cannot be written or is a directory, device or pipe.
     """
-    target = Path(path)
+    target = Path(path).resolve()  # a link stays a link
+    if target.exists() and not target.is_file():
+        raise OutputError(f"Cannot write file '{target}': it exists and is no regular file. Choose another path.")
+    temporary = target.with_name(f".{target.stem}-{secrets.token_hex(8)}{target.suffix}")
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
-        os.close(handle)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the kernel applies the umask
     except OSError as error:
         raise OutputError(f"Cannot write file '{target}': {error.strerror or error}.") from error
-    temporary = Path(name)
     try:
         write(temporary)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -52,9 +54,3 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,7 +11,7 @@ are stored otherwise, are brought into this order before a granularity sees thei
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,7 +91,7 @@ class Block(Granularity):
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", tuple(self.sizes))
+        object.__setattr__(self, "sizes", _as_tuple(self.sizes))
         if not self.sizes or not all(_is_whole(size) and size >= 1 for size in self.sizes):
             raise SparsewoodError(f"Block sizes must be whole numbers >= 1. Got {self.sizes}.")
 
@@ -118,7 +118,7 @@ class Units(Granularity):
     axes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "axes", tuple(self.axes))
+        object.__setattr__(self, "axes", _as_tuple(self.axes))
         if not self.axes or not all(_is_whole(axis) and axis >= 0 for axis in self.axes):
             raise SparsewoodError(f"{type(self).__name__} needs axes, whole numbers >= 0. Got {self.axes}.")
 
@@ -172,6 +172,10 @@ class Vector(Units):
     axes: tuple[int, ...] = (0, 2)
 
 
+def _as_tuple(value: object) -> tuple[object, ...]:
+    return tuple(value) if isinstance(value, Iterable) else (value,)
+
+
 def grid(shape: Shape, tile: Shape) -> tuple[int, ...]:
     """Number of units along each axis."""
     return tuple(size // step if step else 0 for size, step in zip(shape, tile, strict=True))
@@ -187,6 +191,8 @@ def to_units(elements: Tensor, tile: Shape, reduction: Reduction = "sum") -> Ten
     """
     if all(step == 1 for step in tile):
         return elements
+    if elements.numel() == 0:
+        return elements.new_zeros(grid(elements.shape, tile))
     split = [size for pair in zip(grid(elements.shape, tile), tile, strict=True) for size in pair]
     dims = tuple(range(1, 2 * len(tile), 2))
     tiled = elements.reshape(split)

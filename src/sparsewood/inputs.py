@@ -54,6 +54,15 @@ def call(model: nn.Module, example_inputs: Inputs) -> Any:
         ) from error
 
 
+def refuse_sum(loss: object) -> None:
+    """Raise `SparsewoodError` for a loss that is a sum over the batch: what is made of it would depend on its size."""
+    if isinstance(loss, nn.modules.loss._Loss) and loss.reduction == "sum":
+        raise SparsewoodError(
+            f"{type(loss).__name__}(reduction='sum') returns a sum over the batch; a mean over it is needed. "
+            "Use reduction='mean'."
+        )
+
+
 def describe(example_inputs: Inputs) -> str:
     """Inputs in one line: dtype, shape and device of tensors, the type of everything else.
 

@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.errors import SparsewoodError, UnknownName, require_model
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Entry:
 
 def entries(model: nn.Module) -> list[Entry]:
     """All parameters in registration order, tied ones once."""
+    require_model(model)
     names: dict[int, list[str]] = {}
     last: dict[int, int] = {}
     for position, (name, parameter) in enumerate(model.named_parameters(remove_duplicate=False)):
@@ -100,7 +102,8 @@ def is_raw(entry: Entry) -> bool:
 
 def _is_matrix(entry: Entry) -> bool:
     named = entry.leaf.startswith("weight") or entry.leaf.endswith("weight")
-    return named and entry.parameter.ndim >= 2 and entry.parameter.is_floating_point()
+    dense = entry.parameter.layout is torch.strided
+    return named and dense and entry.parameter.ndim >= 2 and entry.parameter.is_floating_point()
 
 
 def is_batchnorm_scale(entry: Entry) -> bool:
@@ -219,11 +222,21 @@ def _included(known: Sequence[Entry], include: Selectors, default: Callable[[Ent
     for selector in _as_list(include, "include"):
         hits = find(known, selector, "include")
         exact = [entry for entry in hits if selector in (entry.name, *entry.aliases)]
-        names.update(entry.name for entry in exact or [e for e in hits if default(e)] or hits)
+        weights = [entry for entry in hits if default(entry)]
+        raw = [entry.name for entry in hits if is_raw(entry)]
+        if raw and not exact and not weights:
+            raise SparsewoodError(
+                f"include {selector!r} means layers that compute their weight from {', '.join(raw)}. Remove the "
+                "parametrisation or torch.nn.utils.prune first, or name these parameters to mask them all the same."
+            )
+        names.update(entry.name for entry in exact or weights or hits)
     chosen = [entry for entry in known if entry.name in names]
     for entry in chosen:
-        if not entry.parameter.is_floating_point():
-            raise SparsewoodError(f"Parameter {entry.name!r} of type {entry.parameter.dtype} cannot be pruned.")
+        if not entry.parameter.is_floating_point() or entry.parameter.layout is not torch.strided:
+            raise SparsewoodError(
+                f"Parameter {entry.name!r} of type {entry.parameter.dtype} and layout {entry.parameter.layout} cannot "
+                "be pruned: it must be a dense floating-point tensor."
+            )
     return chosen
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sparsewood.errors import SparsewoodError
+from sparsewood.errors import SparsewoodError, require_model
 
 __all__ = ["untouched"]
 
@@ -23,8 +25,9 @@ def untouched(model: nn.Module, *, training: bool | None = False) -> Iterator[No
     `.grad` is `None`, so that a backward pass starts clean; the caller's gradients come back at the end.
 
     Put back: the training flag of every module, the buffers (objects and values), `requires_grad` and `.grad` of every
-    parameter, and the random state of the CPU and of the CUDA devices that the model is on. Not put back: parameter
-    values and plain Python attributes that `forward` assigns, for which there is no general way.
+    parameter, and the random state of Python, of NumPy, and of PyTorch on the CPU and the CUDA devices that the model
+    is on. Not put back: parameter values and plain Python attributes that `forward` assigns, for which there is no
+    general way.
 
     Raises `SparsewoodError` if a lazy module has not seen its first input, since that pass is one that must stay.
 
@@ -34,8 +37,9 @@ def untouched(model: nn.Module, *, training: bool | None = False) -> Iterator[No
     >>> norm.running_mean, norm.num_batches_tracked
     (tensor([0., 0.]), tensor(0))
     """
+    require_model(model)
     _refuse_lazy(model)
-    restorers = [_training_flags(model), _buffers(model), _gradients(model)]
+    restorers = [_training_flags(model), _buffers(model), _gradients(model), _other_random_state()]
     with torch.random.fork_rng(devices=_cuda_devices(model)):
         try:
             if training is not None:
@@ -44,6 +48,16 @@ def untouched(model: nn.Module, *, training: bool | None = False) -> Iterator[No
         finally:
             for restore in restorers:
                 restore()
+
+
+def _other_random_state() -> Callable[[], None]:
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the state that models may draw from)
+
+    def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+    return restore
 
 
 def _refuse_lazy(model: nn.Module) -> None:

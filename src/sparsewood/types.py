@@ -20,7 +20,7 @@ from sparsewood.errors import SparsewoodError, UnknownName
 
 
 def _require_fraction(kind: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
         raise SparsewoodError(f"{kind} must be a number in [0, 1]. Got {value!r} instead.")
 
 
@@ -72,6 +72,8 @@ class Remaining:
 @dataclass(frozen=True)
 class Compression:
     """Keep `round(P / ratio)` of all P parameters of the model, those that are never pruned included.
+
+    Of units larger than one weight, which need not add up to that number, at most as many stay.
 
     The share kept of the prunable parameters is therefore (P / ratio - fixed) / prunable
     (Blalock et al. 2020, https://arxiv.org/abs/2003.03033).
@@ -148,7 +150,8 @@ class Statistics:
 class Masks(Mapping[str, Tensor]):
     """Boolean tensors shaped like the parameters they belong to, by parameter name; True = kept.
 
-    Immutable: the tensors are copied in, and operations return new objects. `a & b` keeps what both keep.
+    Immutable: the tensors are copied in, and operations return new objects; do not write to the tensors that come out.
+    `a & b` keeps what both keep.
 
     >>> masks = Masks({"w": torch.tensor([True, False, False, True])})
     >>> masks.sparsity, masks.removed, masks.total
@@ -160,7 +163,13 @@ class Masks(Mapping[str, Tensor]):
     tensors: Mapping[str, Tensor] = field(repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tensors, Mapping):
+            raise SparsewoodError(
+                f"Masks are a mapping from parameter names to boolean tensors. Got {self.tensors!r:.80}."
+            )
         for name, tensor in self.tensors.items():
+            if not isinstance(name, str):
+                raise SparsewoodError(f"Masks go by parameter name. Got the key {name!r}.")
             if not isinstance(tensor, Tensor) or tensor.dtype != torch.bool:
                 got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise SparsewoodError(f"Mask {name!r} must be a boolean tensor. Got {got}.")

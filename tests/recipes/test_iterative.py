@@ -13,7 +13,7 @@ from sparsewood import allocation, criteria, recovery, schedules
 from sparsewood.errors import SparsewoodError
 from sparsewood.recipes import prune_iteratively
 from sparsewood.recovery import Rewind
-from sparsewood.schedules import Geometric, OneShot
+from sparsewood.schedules import Event, Geometric, OneShot
 
 
 def network() -> nn.Sequential:
@@ -88,9 +88,32 @@ def test_structure_scoring_scheduling_and_fine_tuning_combine_freely(
         assert 0.3 < masks.sparsity < 0.6
 
 
-def test_an_empty_plan_is_refused() -> None:
-    with pytest.raises(SparsewoodError, match="plan is empty"):
-        prune_iteratively(network(), sw.Magnitude(), (), train)
+@pytest.mark.parametrize(
+    ("plan", "options", "message"),
+    [
+        ((), {}, "plan is empty"),
+        ((Event(0, sw.Sparsity(0.1)), Event(0, sw.Sparsity(0.2))), {}, r"different steps.*\[0, 0\]"),
+        (Geometric(0.5)(3), {"rounds": 2}, "last event is at step 2.*Got 2"),
+        (Geometric(0.5)(3), {"options": {"masks": None}}, "decides masks itself"),
+    ],
+)
+def test_plans_that_cannot_be_carried_out_are_refused(plan: schedules.Plan, options: dict, message: str) -> None:
+    with pytest.raises(SparsewoodError, match=message):
+        prune_iteratively(network(), sw.Magnitude(), plan, train, **options)
+
+
+def test_rounds_without_an_event_train_all_the_same() -> None:
+    seen: list[float] = []
+
+    def record(_: nn.Module, masks: sw.Masks) -> None:
+        seen.append(masks.sparsity)
+
+    plan = (Event(1, sw.Sparsity(0.5)),)
+    prune_iteratively(network(), sw.Magnitude(), plan, record, rounds=4)
+    assert seen == [0.0, 0.5, 0.5, 0.5]
+    seen.clear()
+    prune_iteratively(network(), sw.Magnitude(), OneShot(0.5)(3), record)
+    assert seen == [0.5]
 
 
 def test_weights_once_removed_stay_removed_though_recovery_brings_them_back() -> None:

@@ -93,7 +93,7 @@ def test_user_errors_are_one_line_and_code_2(
 
 def test_the_installed_command_reports_errors_without_traceback(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    command = [sys.executable, "-m", "sparsewood.run.cli", "demo", "--output", str(tmp_path / "file" / "below")]
+    command = [sys.executable, "-m", "sparsewood", "demo", "--output", str(tmp_path / "file" / "below")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stdout == ""

@@ -113,7 +113,7 @@ def test_loaders_and_generators() -> None:
 
 @pytest.mark.parametrize(
     ("data", "kind"),
-    [(X, "Tensor"), ((X, Y), "tuple"), ({"x": X}, "dict"), (None, "NoneType"), ("batches", "str"),
+    [(X, "Tensor"), ((X, Y), "tuple"), ({"x": X}, "dict"), (None, "None"), ("batches", "str"),
      (TensorDataset(X, Y), "TensorDataset")],
     ids=range(6),
 )  # fmt: skip
@@ -125,7 +125,7 @@ def test_data_that_is_not_batches(data: Any, kind: str) -> None:
 
 @pytest.mark.parametrize("batch", [5, "text", None, (), []], ids=str)
 def test_batches_that_are_none(batch: Any) -> None:
-    with pytest.raises(SparsewoodError, match="A batch must be a tensor, a tuple"):
+    with pytest.raises(SparsewoodError, match="Batch 0 must be a tensor, a pair"):
         collect(mlp(), [batch], [InputPower()])
 
 
@@ -240,9 +240,9 @@ def test_a_loss_that_is_nan_gives_the_batch(bad: float) -> None:
 @pytest.mark.parametrize(
     ("loss", "got"),
     [
-        (lambda output, target: F.cross_entropy(output, target, reduction="none"), r"a tensor of shape \(6,\)"),
+        (lambda output, target: F.cross_entropy(output, target, reduction="none"), r"float32\[6\]"),
         (lambda output, _: output.sum().item(), "float"),
-        (lambda *_: None, "NoneType"),
+        (lambda *_: None, "None"),
     ],
 )
 def test_a_loss_that_is_no_number(loss: Any, got: str) -> None:

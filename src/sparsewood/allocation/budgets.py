@@ -16,12 +16,12 @@ from sparsewood.types import Amount, Compression, Count, Density, Remaining, Spa
 class Layer:
     """What allocation knows of one parameter.
 
-    `grid` is the shape of its unit grid, `alive` how many units earlier masks left, `floor` how many must stay, `owner`
-    the class of its module.
+    `aliases` are its other names if it is tied, `grid` is the shape of its unit grid, `alive` how many units earlier
+    masks left, `floor` how many must stay, `owner` the class of its module.
     """
 
     name: str
-    shape: tuple[int, ...]
+    aliases: tuple[str, ...]
     grid: tuple[int, ...]
     alive: int
     floor: int

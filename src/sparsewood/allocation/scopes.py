@@ -97,6 +97,13 @@ class PerLayer(Scope):
 
     allocation: Uniform | ERK | LAMP | Amounts = Uniform()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.allocation, Mapping | LAMP) and not callable(getattr(self.allocation, "weights", None)):
+            raise SparsewoodError(
+                "PerLayer takes Uniform(), ERK(), sparsewood.allocation.LAMP() or a mapping from names to amounts. "
+                f"Got {self.allocation!r}."
+            )
+
     @property
     def own_amounts(self) -> Amounts | None:
         return self.allocation if isinstance(self.allocation, Mapping) else None
@@ -119,6 +126,10 @@ class PerType(Scope):
     """
 
     amounts: Amounts | None = None
+
+    def __post_init__(self) -> None:
+        if self.amounts is not None and not isinstance(self.amounts, Mapping):
+            raise SparsewoodError(f"PerType takes a mapping from classes to amounts. Got {self.amounts!r}.")
 
     @property
     def own_amounts(self) -> Amounts | None:
@@ -221,7 +232,7 @@ def _assign(amounts: Amounts, request: Request) -> list[tuple[list[int], Amount]
     for i, layer in enumerate(request.layers):
         fitting = [key for key in amounts if i in found[key]]
         if fitting:
-            members[max(fitting, key=lambda key: _closeness(key, layer.name))].append(i)
+            members[max(fitting, key=lambda key: _closeness(key, layer))].append(i)
     for key in amounts:
         if not members[key]:
             _warn_shadowed(key)
@@ -232,9 +243,11 @@ def _assign(amounts: Amounts, request: Request) -> list[tuple[list[int], Amount]
     ]
 
 
-def _closeness(key: object, name: str) -> int:
-    """How much of the parameter's name the key spells out; 0 for patterns and classes."""
-    return len(key) if isinstance(key, str) and f"{name}.".startswith(f"{key}.") else 0
+def _closeness(key: object, layer: Layer) -> float:
+    """What share of one of the parameter's names the key spells out; 0 for patterns and classes."""
+    names = (layer.name, *layer.aliases)
+    fitting = [name for name in names if isinstance(key, str) and f"{name}.".startswith(f"{key}.")]
+    return max((len(str(key)) / len(name) for name in fitting), default=0.0)
 
 
 def _require_keys(amounts: Mapping[Any, Any]) -> None:

@@ -32,7 +32,7 @@ class ActivationMagnitude(Criterion):
     pointwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.p < float("inf"):
+        if not isinstance(self.p, int | float) or not 0 < self.p < float("inf"):
             raise SparsewoodError(f"ActivationMagnitude needs a finite p > 0. Got {self.p!r}.")
 
     @property

@@ -33,7 +33,7 @@ class LpNorm(Criterion):
     pointwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.p > 0:
+        if not isinstance(self.p, int | float) or not self.p > 0:
             raise SparsewoodError(f"LpNorm needs p > 0 (math.inf for the maximum). Got {self.p!r}.")
 
     @property
@@ -65,7 +65,7 @@ class MeanPower(Criterion):
     pointwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.p < math.inf:
+        if not isinstance(self.p, int | float) or not 0 < self.p < math.inf:
             raise SparsewoodError(f"MeanPower needs a finite p > 0. Got {self.p!r}.")
 
     def __call__(self, inputs: Inputs) -> Tensor:

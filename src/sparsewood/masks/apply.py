@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.errors import SparsewoodError, UnknownName, require_model
 from sparsewood.types import Masks
 
 Resolved = list[tuple[str, nn.Parameter, Tensor]]
@@ -43,6 +43,7 @@ def resolve(model: nn.Module, masks: Mapping[str, Tensor]) -> Resolved:
     >>> [(name, tuple(parameter.shape)) for name, parameter, _ in resolve(layer, {"weight": torch.ones(1, 2).bool()})]
     [('weight', (1, 2))]
     """
+    require_model(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     resolved: Resolved = []
     for name, mask in as_masks(masks).items():

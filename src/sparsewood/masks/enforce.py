@@ -25,11 +25,11 @@ _RATES = frozenset({"step_size"})
 def enforce(model: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer) -> Keeper:
     """Set the masked entries to exactly +0.0 now and after every step of `optimizer`, until the keeper is removed.
 
-    The entries of momenta and other floating-point optimizer state of the parameter's shape are set to zero alike, so
-    that an entry which a later mask gives back starts afresh. The kept entries take the same steps as under a masked
-    gradient, for every optimizer that treats entries one by one. Gradients are not masked: they may be read to decide
-    what to give back, and a global norm to clip by counts them. LBFGS searches over all entries, and the result is
-    projected.
+    The entries of momenta and other floating-point optimizer state of the parameter's shape are set to zero alike
+    (except the step sizes of Rprop, which are rates), so that an entry which a later mask gives back starts afresh. The
+    kept entries take the same steps as under a masked gradient, for every optimizer that treats entries one by one.
+    Gradients are not masked: they may be read to decide what to give back, and a global norm to clip by counts them.
+    LBFGS searches over all entries, and the result is projected.
 
     The keeper follows the parameters to other devices and dtypes. With several optimizers, enforce once for each. A
     copied or unpickled optimizer is a plain one, and a parameter that another object replaced is no longer the
@@ -47,6 +47,8 @@ def enforce(model: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer)
     >>> (model.weight == 0).tolist(), keeper.masks.sparsity
     ([[False, True]], 0.5)
     """
+    if not isinstance(optimizer, Optimizer):
+        raise SparsewoodError(f"enforce needs the optimizer whose steps are to keep the zeros. Got {optimizer!r:.80}.")
     return Keeper(model, masks, optimizer)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.inputs import call, to_model_device
+from sparsewood.inputs import call, refuse_sum, to_model_device
 from sparsewood.snapshot import untouched
 
 __all__ = ["Evaluation", "evaluate", "top_k_credit"]
@@ -95,11 +95,7 @@ def top_k_credit(scores: Tensor, targets: Tensor, k: int) -> Tensor:
 def _check(loss: Loss | None, topk: Sequence[int]) -> None:
     if any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in topk):
         raise SparsewoodError(f"The 'topk' parameter of evaluate must hold whole numbers >= 1. Got {tuple(topk)}.")
-    if isinstance(loss, nn.modules.loss._Loss) and loss.reduction == "sum":
-        raise SparsewoodError(
-            f"{type(loss).__name__}(reduction='sum') given to evaluate returns a sum over the batch; it needs a mean "
-            "or one value for each sample. Use reduction='mean' or 'none'."
-        )
+    refuse_sum(loss)
 
 
 def _pair(batch: Any, number: int) -> tuple[Any, Any]:

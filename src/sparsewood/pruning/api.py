@@ -18,7 +18,7 @@ from sparsewood.parameters import Entry, Selectors, choose, entries
 from sparsewood.pruning.scores import ParameterScores, View, checked
 from sparsewood.pruning.selection import Selector, best_of_m
 from sparsewood.statistics import Loss, Statistic, collect
-from sparsewood.types import AmountLike, Masks, Sparsity, Statistics, as_amount
+from sparsewood.types import AmountLike, Density, Masks, Sparsity, Statistics, as_amount
 
 DEFAULT_AMOUNT = Sparsity(0.9)
 REMOVED = -math.inf
@@ -91,9 +91,12 @@ def score(
     """
     criteria = list(criterion) if isinstance(criterion, Sequence) else [criterion]
     chosen = [_choose(model, c, include, exclude, protect_classifier=False) for c in criteria]
+    if data is not None and example_inputs is not None:
+        raise SparsewoodError("Pass data or example_inputs, not both: example_inputs are one batch without a target.")
+    _require_granularity(granularity)
     source = data if data is not None else (None if example_inputs is None else [_as_batch(example_inputs)])
     statistics = _statistics(model, criteria, chosen, source, loss, statistics)
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = _generator(generator)
     results = []
     with _plain_tensors():
         for one, its_entries in zip(criteria, chosen, strict=True):
@@ -133,7 +136,7 @@ def prune(
         include, exclude: see `score`; what is named in `include` is pruned even if it is the classifier.
         masks: earlier masks. What they removed stays removed, and counts as zero in the scores of units.
         generator: for random criteria; without one the same call gives the same masks.
-        min_units: how many units every parameter keeps at least; 0 allows emptying one.
+        min_units: how many units every parameter keeps at least; 0 allows emptying one. (N:M keeps n of every m.)
         protect_classifier: leave the last weight in registration order alone.
 
     Returns masks for the chosen parameters, and those given for others.
@@ -148,10 +151,13 @@ def prune(
     tensor([[False, False, False, False],
             [ True,  True,  True,  True]])
     """
+    if isinstance(min_units, bool) or not isinstance(min_units, int) or min_units < 0:
+        raise SparsewoodError(f"min_units must be a whole number >= 0. Got {min_units!r}.")
+    _require_granularity(granularity)
     chosen = _choose(model, criterion, include, exclude, protect_classifier=protect_classifier)
     earlier = _earlier(model, masks)
     statistics = _statistics(model, [criterion], [chosen], data, loss, statistics)
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = _generator(generator)
     view = View(criterion, granularity, statistics, generator, _dtype(chosen))
     others = {name: mask for name, mask in earlier.items() if name not in {entry.name for entry in chosen}}
     with _plain_tensors():
@@ -165,6 +171,18 @@ def prune(
             selector = Selector(model, chosen, pools, scope, min_units, Masks.adopt(others).removed)
             kept = selector.masks(as_amount(sparsity))
     return Masks.adopt(others | kept)
+
+
+def _generator(generator: torch.Generator | None) -> torch.Generator:
+    """Never the global one, so that a call neither depends on it nor changes it."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise SparsewoodError(f"generator must be a torch.Generator. Got {generator!r:.80}.")
+    return generator if generator is not None else torch.Generator().manual_seed(0)
+
+
+def _require_granularity(granularity: object) -> None:
+    if not isinstance(granularity, Granularity):
+        raise SparsewoodError(f"granularity must be a Granularity, for example Filter(). Got {granularity!r}.")
 
 
 def _choose(
@@ -226,6 +244,8 @@ def _statistics(
 ) -> Statistics:
     """What all criteria need, from one pass over the data."""
     needs: dict[str, Statistic] = {s.kind: s for criterion in criteria for s in criterion.needs}
+    if given is not None and not isinstance(given, Statistics):
+        raise SparsewoodError(f"statistics must be what collect returned. Got {given!r:.80}.")
     if given is not None or not needs:
         return given or Statistics({}, 0)
     if data is None:
@@ -253,6 +273,7 @@ def _check_nm(granularity: NM, sparsity: AmountLike, scope: object) -> None:
     implied = 1 - granularity.n / granularity.m
     asked = as_amount(sparsity)
     share = asked.fraction if isinstance(asked, Sparsity) else math.nan
+    share = 1 - asked.fraction if isinstance(asked, Density) else share
     if sparsity is not DEFAULT_AMOUNT and not math.isclose(share, implied, rel_tol=1e-5, abs_tol=1e-9):
         raise SparsewoodError(
             f"{granularity.n}:{granularity.m} removes {implied:g} of the weights, sparsity asks for {sparsity}. "

@@ -45,8 +45,20 @@ class View:
 
     def means(self, entry: Entry) -> dict[str, Tensor]:
         """The statistics of one parameter, as means over examples."""
-        sums = {s.kind: self.statistics.get(s.kind, entry.name) for s in self.criterion.needs}
-        return {kind: tensor / self.statistics.samples for kind, tensor in sums.items()}
+        return {kind: tensor / self.statistics.samples for kind, tensor in self.sums(entry).items()}
+
+    def sums(self, entry: Entry) -> dict[str, Tensor]:
+        """The statistics of one parameter; raises `SparsewoodError` for those of another."""
+        shape = entry.parameter.shape
+        found = {s.kind: self.statistics.get(s.kind, entry.name) for s in self.criterion.needs}
+        for kind, tensor in found.items():
+            fits = tensor.ndim == len(shape) and all(n in (1, m) for n, m in zip(tensor.shape, shape, strict=True))
+            if not fits:
+                raise SparsewoodError(
+                    f"The statistic {kind!r} of {entry.name} has shape {tuple(tensor.shape)}, the parameter "
+                    f"{tuple(shape)}: it was collected on another model. Collect it on this one."
+                )
+        return found
 
     def elements(self, entry: Entry, weight: Tensor, means: Mapping[str, Tensor]) -> Tensor:
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
@@ -97,18 +109,21 @@ class ParameterScores:
         self.lazy = view.criterion.pointwise and self.units == entry.parameter.numel()
         self._stored: Tensor | None = None
 
-    def stored(self) -> Tensor:
+    def computed(self) -> Tensor:
         """All scores, in the shape of the grid."""
+        return self._finished(checked(self.name, self.view.units(self.entry, self.mask)), self.alive_units)
+
+    def stored(self) -> Tensor:
+        """The same, computed at the first call and kept."""
         if self._stored is None:
-            scores = checked(self.name, self.view.units(self.entry, self.mask))
-            self._stored = self._finished(scores, self.alive_units)
+            self._stored = self.computed()
         return self._stored
 
     def chunks(self) -> Iterator[Tensor]:
         if not self.lazy:
             yield from self.stored().reshape(-1).split(chunk_size(self.device))
             return
-        weight, sums = self.entry.parameter.detach(), self._sums()
+        weight, sums = self.entry.parameter.detach(), self.view.sums(self.entry)
         mask = self.mask
         if weight.is_contiguous() and all(s.shape == weight.shape and s.is_contiguous() for s in sums.values()):
             weight, sums = weight.reshape(-1), {kind: s.reshape(-1) for kind, s in sums.items()}
@@ -128,15 +143,14 @@ class ParameterScores:
         if weight.ndim == 0:
             return next(self.chunks())
         places = torch.unravel_index(_spread(count, weight.numel(), weight.device), weight.shape)
-        means = {kind: s.expand(weight.shape)[places] for kind, s in self._sums().items()}
+        means = {kind: s.expand(weight.shape)[places] for kind, s in self.view.sums(self.entry).items()}
         return self._pointwise(weight[places], means, None if self.mask is None else self.mask[places])
 
-    def by_output(self) -> Tensor:
-        """All scores, one row for each output of the layer."""
-        scores = self.stored()
+    def by_output(self, scores: Tensor) -> Tensor:
+        """What has the shape of the grid, with one row for each output of the layer."""
         if self.entry.inputs_first:  # [groups x inputs of one output, outputs of one group, ...]
             scores = scores.unflatten(0, (self.entry.groups, -1)).transpose(1, 2).flatten(0, 1)
-        return scores.reshape(len(scores), -1)
+        return scores.reshape(len(scores) if scores.ndim else 1, -1)
 
     def from_output(self, rows: Tensor) -> Tensor:
         """What is arranged as `by_output`, in the order of the grid."""
@@ -151,11 +165,9 @@ class ParameterScores:
         spread = to_elements(units.reshape(self.grid), self.tile).reshape(self.entry.parameter.shape)
         return spread if self.mask is None else spread & self.mask
 
-    def _sums(self) -> dict[str, Tensor]:
-        return {s.kind: self.view.statistics.get(s.kind, self.name) for s in self.view.criterion.needs}
-
     def _pointwise(self, weight: Tensor, sums: Mapping[str, Tensor], alive: Tensor | None) -> Tensor:
         means = {kind: tensor / self.view.statistics.samples for kind, tensor in sums.items()}
+        weight = weight if alive is None else weight.where(alive, weight.new_zeros(()))
         scores = self.view.criterion.finish(self.view.elements(self.entry, weight, means), 1)
         return self._finished(checked(self.name, scores), alive)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,9 @@ from sparsewood.parameters import Entry, entries, find
 from sparsewood.pruning.scores import REMOVED, ParameterScores, chunk_size
 from sparsewood.types import Amount, Compression, Count
 
+# The number of threads is the process's: two selections at once would put back each other's 1.
+_ONE_THREAD = threading.RLock()
+
 
 class Selector:
     """Divides an amount over pools and selects in each."""
@@ -36,14 +40,11 @@ class Selector:
         min_units: int,
         removed_elsewhere: int,
     ) -> None:
-        if isinstance(min_units, bool) or not isinstance(min_units, int) or min_units < 0:
-            raise SparsewoodError(f"min_units must be a whole number >= 0. Got {min_units!r}.")
         self.model, self.chosen, self.scores, self.scope = model, chosen, scores, scope
         self.removed_elsewhere = removed_elsewhere
         pairs = zip(chosen, scores, strict=True)
         self.layers = tuple(
-            Layer(e.name, tuple(e.parameter.shape), s.grid, s.alive, min(min_units, s.alive), type(e.module))
-            for e, s in pairs
+            Layer(e.name, e.aliases, s.grid, s.alive, min(min_units, s.alive), type(e.module)) for e, s in pairs
         )
 
     def masks(self, amount: Amount) -> dict[str, Tensor]:
@@ -89,7 +90,8 @@ class Selector:
     def _compressed(self, amount: Compression) -> dict[str, Tensor]:
         """Keep as many parameters as the whole model may have.
 
-        Single elements are counted exactly; of larger units as many stay as fit into the budget.
+        Single elements are counted exactly; of larger units as many stay as a bisection over their number finds to fit
+        into the budget, which is never exceeded.
         """
         if not self.scope.shares_total:
             raise SparsewoodError(
@@ -145,12 +147,13 @@ def _select_streaming(members: Sequence[ParameterScores], keep: int, floors: Seq
             scores.stored()
     # The rest is many small steps. Starting threads for each costs more than they save, and a hundred times more when
     # another process uses the cores.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return select(members, keep, floors)
-    finally:
-        torch.set_num_threads(threads)
+    with _ONE_THREAD:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return select(members, keep, floors)
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _alive(scores: ParameterScores) -> Tensor:
@@ -165,7 +168,7 @@ def _best_by_row(scores: ParameterScores, keep: int) -> Tensor:
     """
     if scores.units == 0:
         return _alive(scores)
-    table = scores.by_output()
+    table = scores.by_output(scores.computed())
     alive = (table > REMOVED).sum(1)
     counts = alive.cpu().numpy()
     level = bisect_right(range(table.shape[1] + 1), keep, key=lambda share: int(np.minimum(counts, share).sum())) - 1
@@ -190,10 +193,11 @@ def _parts(table: Tensor) -> tuple[Tensor, ...]:
 
 def best_of_m(granularity: NM, scores: ParameterScores) -> Tensor:
     """The element mask that keeps the best n of every m; axis 0 means outputs and 1 inputs."""
-    axis = granularity.axis % scores.stored().ndim
+    computed = scores.computed()
+    axis = granularity.axis % computed.ndim
     if scores.entry.inputs_first and axis < 2:
         axis = 1 - axis
-    moved = scores.stored().movedim(axis, -1)
+    moved = computed.movedim(axis, -1)
     table = moved.reshape(-1, granularity.m)
     best = _best_in_parts(table, torch.full((len(table),), granularity.n, device=table.device))
     return scores.kept(best.reshape(moved.shape).movedim(-1, axis).contiguous())

@@ -75,7 +75,9 @@ class Reinitialize(Recovery):
         seed = int(torch.randint(2**62, (), generator=generator or torch.Generator().manual_seed(0)))
         devices = sorted({p.get_device() for p in model.parameters() if p.is_cuda})
         with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed devices that are not forked
+            for device in devices:
+                torch.cuda.default_generators[device].manual_seed(seed)
             for module in owners:
                 _reset_method(module)()
 

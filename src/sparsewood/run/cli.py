@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ __all__ = ["app", "main"]
 
 USER_ERROR = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def _version() -> str:
@@ -41,9 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for an error of the user's (one line says which), or 130 after Ctrl-C."""
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("Interrupted: nothing was left half-written.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        print(f"sparsewood: {error}", file=sys.stderr)
+        return USER_ERROR
     except (SparsewoodError, CycloptsError) as error:
         print(f"sparsewood: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,7 +42,10 @@ class DemoSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "finetune_epochs", "batch_size", "test_batch_size", "threads"):
-            _require(name, getattr(self, name), getattr(self, name) >= 1, "a whole number >= 1")
+            value = getattr(self, name)
+            _require(name, value, isinstance(value, int) and value >= 1, "a whole number >= 1")
+        most = 4 * (os.cpu_count() or 1)
+        _require("threads", self.threads, self.threads <= most, f"at most {most}, four for each core")
         _require("lr", self.lr, math.isfinite(self.lr) and self.lr > 0, "a number > 0")
         decay = self.weight_decay
         _require("weight_decay", decay, math.isfinite(decay) and decay >= 0, "a number >= 0")
@@ -49,7 +53,8 @@ class DemoSettings:
             _require("seeds", seed, 0 <= seed < 2**63, "whole numbers in [0, 2^63)")
         _require("seeds", self.seeds, 0 < len(self.seeds) == len(set(self.seeds)), "at least one, each once")
         enough = all(math.isfinite(ratio) and ratio >= 1 for ratio in self.compressions)
-        _require("compressions", self.compressions, enough, "finite numbers >= 1")
+        enough = enough and len(set(self.compressions)) == len(self.compressions)
+        _require("compressions", self.compressions, enough, "finite numbers >= 1, each once")
         _require("evaluate_on", self.evaluate_on, self.evaluate_on in ("test", "validation"), "'test' or 'validation'")
 
 

@@ -86,7 +86,7 @@ class Linear(Schedule):
 
     def __call__(self, rounds: int) -> Plan:
         require_rounds(rounds)
-        return tuple(Event(i, Sparsity(self.final * (i + 1) / rounds)) for i in range(rounds))
+        return tuple(Event(i, Sparsity(self.final * ((i + 1) / rounds))) for i in range(rounds))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sparsewood.errors import SparsewoodError, UnknownName
-from sparsewood.inputs import call, map_tensors, to_model_device
+from sparsewood.inputs import call, describe, map_tensors, refuse_sum, to_model_device
 from sparsewood.parameters import Entry, choose, entries
 from sparsewood.snapshot import untouched
 from sparsewood.statistics.kinds import GradientStatistic, InputStatistic, Statistic
@@ -38,7 +38,9 @@ def collect(
 
     Args:
         data: batches: a tensor, `(inputs, target)`, or a mapping of keyword inputs (`target` is then the mapping).
-            `inputs` is a tensor, a tuple of positional or a dict of keyword arguments; the first axis counts examples.
+            `inputs` is a tensor, a tuple of positional or a dict of keyword arguments. The first axis of the target
+            counts examples, without a target that of the inputs. Statistics per example cut every tensor that is as
+            long as the batch, and need inputs that are.
         loss: `loss(output, target)`, the mean over the batch's examples; needed for gradients.
         names: the parameters to observe; without it all that are pruned by default, the classifier included.
 
@@ -53,10 +55,13 @@ def collect(
             "Gradients need a loss: pass loss=..., for example torch.nn.functional.cross_entropy for logits and labels."
         )
     _require_batches(data)
+    if isinstance(statistics, Statistic) or not all(isinstance(s, Statistic) for s in statistics):
+        raise SparsewoodError(f"statistics must be a list such as [Gradient(), InputPower(2)]. Got {statistics!r}.")
+    refuse_sum(loss)
     total: Statistics | None = None
     with untouched(model), _gradients_enabled(chosen), _kernels_with_backward(model):
         for number, batch in enumerate(data):
-            for part in _parts(_prepared(batch, model), statistics):
+            for part in _parts(_prepared(batch, model), statistics, number):
                 one = _contribution(model, part, statistics, loss, chosen, number)
                 total = one if total is None else total + one
     if total is None:
@@ -74,7 +79,7 @@ def _named(model: nn.Module, names: Sequence[str]) -> list[Entry]:
 
 def _require_batches(data: object) -> None:
     # Iterating over one batch would take its rows, or its inputs and its targets, for batches.
-    one_batch = isinstance(data, Tensor | Mapping | str) or (isinstance(data, tuple) and not _alike(data))
+    one_batch = isinstance(data, Tensor | Mapping | str) or (isinstance(data, tuple | list) and not _alike(data))
     if one_batch or not isinstance(data, Iterable):
         raise SparsewoodError(
             f"data must be batches: a DataLoader, a list or a generator. Got {type(data).__name__}. "
@@ -82,9 +87,13 @@ def _require_batches(data: object) -> None:
         )
 
 
-def _alike(parts: tuple[Any, ...]) -> bool:
-    """Whether these can be batches of the same data: all tensors of one kind, or none a tensor."""
-    kinds = {(part.dtype, part.shape[1:]) if isinstance(part, Tensor) else None for part in parts}
+def _alike(parts: Sequence[Any]) -> bool:
+    """Whether these can be batches of the same data: all tensors of one kind, or none a tensor.
+
+    A list may hold batches of different lengths or image sizes; a tuple of such tensors is rather inputs and target.
+    """
+    rest = len if isinstance(parts, list) else tuple
+    kinds = {(part.dtype, rest(part.shape[1:])) if isinstance(part, Tensor) else None for part in parts}
     return len(kinds) <= 1
 
 
@@ -114,26 +123,48 @@ def _contribution(
     chosen: Sequence[Entry],
     number: int,
 ) -> Statistics:
-    inputs, target = split_batch(batch)
-    examples = count_examples(inputs)
+    inputs, target = split_batch(batch, number)
+    examples = count_examples(inputs, target, number)
     if examples == 0:
         raise SparsewoodError(f"Batch {number} is empty: its first axis, which counts examples, is 0 long.")
     by_gradient = [s for s in statistics if isinstance(s, GradientStatistic)]
     by_input = [s for s in statistics if isinstance(s, InputStatistic)]
     sums: dict[str, dict[str, Tensor]] = {s.kind: {} for s in statistics}
     with torch.set_grad_enabled(bool(by_gradient)), _observe_inputs(by_input, chosen, sums, examples):
-        output = call(model, inputs)
+        output = _forward(model, inputs, number)
         if by_gradient and loss is not None:
-            gradients = _gradients(loss(output, target), chosen, number)
+            gradients = _gradients(_value(loss, output, target, number), chosen, number)
             for s in by_gradient:
                 sums[s.kind] = {e.name: s.from_gradient(g, examples) for e, g in zip(chosen, gradients, strict=True)}
     _require_inputs(by_input, chosen, sums)
     return Statistics(sums, examples)
 
 
+def _forward(model: nn.Module, inputs: Any, number: int) -> Any:
+    try:
+        return call(model, inputs)
+    except SparsewoodError as error:
+        raise SparsewoodError(
+            f"Batch {number}: {error} A batch is a tensor, a pair (inputs, target), or a mapping of keyword inputs."
+        ) from error
+
+
+def _value(loss: Loss, output: Any, target: Any, number: int) -> Any:
+    try:
+        return loss(output, target)
+    except (SparsewoodError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise SparsewoodError(
+            f"Batch {number}: the loss failed on the model's output ({describe((output,))}) and the target "
+            f"({describe((target,))}): {type(error).__name__}: {error}. It is called as loss(output, target); batches "
+            "are (inputs, target)."
+        ) from error
+
+
 def _gradients(value: Tensor, chosen: Sequence[Entry], number: int) -> list[Tensor]:
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+        got = describe((value,))
         raise SparsewoodError(f"The loss must return one number, the mean over the batch. Got {got}, batch {number}.")
     if not torch.isfinite(value):
         raise SparsewoodError(
@@ -201,34 +232,46 @@ def _prepared(batch: Batch, model: nn.Module) -> Batch:
     return to_model_device(ordinary, model)
 
 
-def split_batch(batch: Batch) -> tuple[Any, Any]:
+def split_batch(batch: Batch, number: int = 0) -> tuple[Any, Any]:
     """Inputs, as `inputs.call` takes them, and target of a batch."""
     if isinstance(batch, Tensor):
         return batch, None
     if isinstance(batch, Mapping):
         return batch, batch
     if not isinstance(batch, list | tuple) or not batch:
-        raise SparsewoodError(f"A batch must be a tensor, a tuple (inputs, target) or a mapping. Got {batch!r:.80}.")
+        raise SparsewoodError(
+            f"Batch {number} must be a tensor, a pair (inputs, target) or a mapping. Got {describe((batch,))}."
+        )
     if len(batch) == 1:
         return batch[0], None
     inputs = batch[0] if len(batch) == 2 else tuple(batch[:-1])
     return (tuple(inputs) if isinstance(inputs, list) else inputs), batch[-1]
 
 
-def count_examples(batch: Batch) -> int:
-    """Length of the first axis of the first tensor."""
-    for leaf in tree_leaves(batch):
+def count_examples(inputs: Any, target: Any, number: int = 0) -> int:
+    """Length of the first axis of the target if it is a tensor that has one, else of the first input that has one."""
+    wanted = target if isinstance(target, Tensor) else inputs
+    for leaf in tree_leaves(wanted if isinstance(wanted, Tensor) and wanted.ndim else inputs):
         if isinstance(leaf, Tensor) and leaf.ndim:
             return leaf.shape[0]
-    raise SparsewoodError("A batch has no tensor with a batch axis.")
+    raise SparsewoodError(
+        f"Batch {number} has no tensor with a batch axis. Got inputs {describe(inputs)}. Make its inputs tensors."
+    )
 
 
-def _parts(batch: Batch, statistics: Sequence[Statistic]) -> Iterator[Batch]:
+def _parts(batch: Batch, statistics: Sequence[Statistic], number: int) -> Iterator[Batch]:
     """The batch, or its examples one by one if any statistic is per example."""
     if not any(isinstance(s, GradientStatistic) and s.per_example for s in statistics):
         yield batch
         return
-    size = count_examples(batch)
+    inputs, target = split_batch(batch, number)
+    size = count_examples(inputs, target, number)
+    lengths = {leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim}
+    if size not in lengths:
+        raise SparsewoodError(
+            f"Batch {number}: the target has {size} examples, but the inputs ({describe(inputs)}) are not that long on "
+            "their first axis, so they cannot be cut into examples. Put the batch axis first."
+        )
     for i in range(size):
         place = slice(i, i + 1)
         yield map_tensors(lambda x, at=place: x[at] if x.ndim and x.shape[0] == size else x, batch)

@@ -69,7 +69,7 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     channels = draw(st.sampled_from([2, 4]))
     inputs = torch.randn(3, channels, 6, 6, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(draw(st.integers(0, 2**31)))
+        torch.default_generator.manual_seed(draw(st.integers(0, 2**31)))
         layers: list[nn.Module] = []
         for kind in draw(st.lists(st.sampled_from(sorted(_BLOCKS)), min_size=1, max_size=4)):
             wider = draw(st.sampled_from([2, 4, 6]))

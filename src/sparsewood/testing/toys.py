@@ -58,7 +58,7 @@ def _fill(layer: nn.Linear | nn.Conv2d, values: Tensor) -> None:
 def _seeded(make: Callable[[], Made]) -> Made:
     """What `make` returns with a fixed random state; the caller's is left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return make()
 
 

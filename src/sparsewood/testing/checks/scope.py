@@ -82,7 +82,7 @@ def check_allocation(allocation: Any) -> None:
 
 def _check_weights(allocation: Any) -> None:
     shapes = ((8, 4, 3, 3), (8, 4), (8,), (0, 4))
-    layers = [Layer(str(shape), shape, shape, math.prod(shape), 0, nn.Linear) for shape in shapes]
+    layers = [Layer(str(shape), (), shape, math.prod(shape), 0, nn.Linear) for shape in shapes]
     weights = np.asarray(allocation.weights(layers))
     whole = np.issubdtype(weights.dtype, np.integer) and weights.shape == (len(layers),)
     expect(whole and bool((weights >= 0).all()), f"{allocation}: weights must be whole numbers >= 0. Got {weights}")
