@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,11 +13,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparsewood.allocation import Everywhere, PerLayer, PerRow
-from sparsewood.criteria import LAMP, Criterion, Inputs, LpNorm, Magnitude, Random, WeightTimesGradient
+from sparsewood.criteria import (
+    LAMP,
+    ActivationMagnitude,
+    Criterion,
+    Inputs,
+    LpNorm,
+    Magnitude,
+    Random,
+    WeightTimesGradient,
+)
 from sparsewood.errors import SparsewoodError
 from sparsewood.granularity import NM, Block, Filter, Vector
 from sparsewood.masks import apply_masks
 from sparsewood.pruning import prune, score
+from sparsewood.statistics import InputPower, collect
 from sparsewood.testing import ARCHITECTURES, Architecture, counting_linear
 from sparsewood.testing.checks.shared import fingerprint
 from sparsewood.testing.strategies import networks, score_tensors
@@ -313,3 +324,62 @@ def test_an_amount_that_would_be_ignored_is_refused() -> None:
         prune(model, Magnitude(), 0.7, scope={"0": 0.5})
     masks = prune(model, Magnitude(), 0.25, scope=PerLayer({"0": 0.5, "1": None}))
     assert masks.layer_sparsity() == {"0.weight": 0.5, "1.weight": 0.25}
+
+
+def test_the_number_of_threads_is_put_back() -> None:
+    """Also when several selections run at once."""
+    torch.set_num_threads(2)
+    try:
+        model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300), nn.Linear(300, 2))
+        workers = [Thread(target=lambda: [prune(model, Magnitude(), 0.5) for _ in range(10)]) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        prune(model, Magnitude(), 0.5)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"granularity": Filter}, "granularity must be a Granularity"),
+        ({"generator": 5}, "generator must be a torch.Generator"),
+        ({"statistics": 5}, "statistics must be what collect returned"),
+        ({"masks": 5}, "Masks are a mapping"),
+        ({"masks": {5: torch.ones(1).bool()}}, "Got the key 5"),
+        ({"granularity": NM(0, 4), "min_units": -3}, "min_units must be a whole number"),
+    ],
+)
+def test_arguments_of_other_types_are_refused_by_name(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SparsewoodError, match=message):
+        prune(counting_linear(2, 4), Magnitude(), **{"sparsity": 0.5} | given)
+
+
+@pytest.mark.parametrize("model", [None, {}, nn.Linear], ids=["None", "state dict", "class"])
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    for call in (
+        lambda: prune(model, Magnitude(), 0.5),
+        lambda: apply_masks(model, {}),
+        lambda: score(model, Magnitude()),
+    ):
+        with pytest.raises(SparsewoodError, match=r"model must be a torch.nn.Module. Got \w+"):
+            call()
+
+
+def test_statistics_of_another_model_are_refused() -> None:
+    data = [torch.randn(3, 4)]
+    statistics = collect(nn.Linear(4, 2), data, [InputPower(2)])
+    with pytest.raises(SparsewoodError, match=r"weight has shape \(1, 4\), the parameter \(2, 3\)"):
+        prune(nn.Linear(3, 2), ActivationMagnitude(), 0.5, statistics=statistics)
+
+
+def test_what_is_masked_may_be_infinite() -> None:
+    model = counting_linear(2, 4)
+    masks = {"weight": torch.ones_like(model.weight, dtype=torch.bool)}
+    masks["weight"][0, 0] = False
+    with torch.no_grad():
+        model.weight[0, 0] = float("inf")
+    assert prune(model, Magnitude(), 2, masks=masks).removed == 2

@@ -554,6 +554,7 @@ VECTORS = [
     ([[0.6, 0.5, 0.1], [0.9, 0.7, 0.4]], 6, [[0, 0, 0], [0, 0, 0]]),
     ([[0.6, 0.5, 0.1], [0.9, 0.7, 0.4]], 1.0, [[0, 0, 0], [0, 0, 0]]),
     ([[0.6, 0.5, 0.1], [0.9, 0.7, 0.4]], 0.0, [[1, 1, 1], [1, 1, 1]]),
+    ([[0.6, 0.5, 0.1], [0.9, 0.7, 0.4]], 0.45, [[1, 0, 0], [1, 1, 0]]),
 ]
 
 
@@ -568,7 +569,10 @@ class Signed(criteria.Magnitude.__mro__[1]):  # type: ignore[misc]
 
 @pytest.mark.parametrize(("scores", "amount", "expected"), VECTORS)
 def test_masks_from_scores(scores: list[object], amount: float, expected: list[object]) -> None:
-    """[003-10] The lowest floor(f N) or n go, the lower index stays; f = 0 and f = 1 are in range."""
+    """[003-10] The lowest n, or round(f N), go; the lower index stays; f = 0 and f = 1 are in range.
+
+    The original takes floor(f N), which these vectors cannot tell from the nearest whole number; the last one can.
+    """
     model = nn.Module()
     model.weight = nn.Parameter(torch.tensor(scores))
     mask = prune(model, Signed(), amount, include="weight", min_units=0)["weight"]
@@ -722,3 +726,27 @@ def test_scores_are_those_that_decide() -> None:
         kept = torch.cat([scores[n][u] for n, u in units_kept.items()])
         gone = torch.cat([scores[n][~u] for n, u in units_kept.items()])
         assert kept.min() >= gone.max()
+
+
+def test_erk_counts_units() -> None:
+    """With filters n_out + 1 + ... of the unit grid decide, whatever the filters hold."""
+    model = nn.Sequential(nn.Conv2d(2, 30, 3), nn.Flatten(), nn.Linear(4, 10))
+    masks = prune(model, Magnitude(), Count(20), granularity=Filter(), scope=PerLayer(ERK()), protect_classifier=False)
+    # Grids (30, 1, 1, 1) and (10, 1): weights 33 and 11, so 20 kept filters are shared 15 to 5.
+    assert [kept for _, kept in units_of(model, masks, Filter())] == [15, 5]
+
+
+def test_the_allocation_and_the_criterion_of_one_name_are_told_apart() -> None:
+    with pytest.raises(SparsewoodError, match=r"sparsewood.allocation.LAMP\(\)"):
+        PerLayer(criteria.LAMP())
+
+
+def test_the_closest_name_wins_under_any_alias() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+            self.b.weight = self.a.weight
+
+    masks = prune(Tied(), Magnitude(), scope={"*": 0.25, "b.weight": 0.75})
+    assert masks.layer_sparsity() == {"a.weight": 0.75}

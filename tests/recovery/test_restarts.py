@@ -1,11 +1,15 @@
 """What the weights are after a recovery."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 
+from sparsewood import recovery
 from sparsewood.errors import SparsewoodError
 from sparsewood.recovery import FineTune, Reinitialize, Rewind, snapshot
+from sparsewood.testing import check_recovery
 
 
 def network() -> nn.Sequential:
@@ -72,3 +76,25 @@ def test_reinitialize_knows_multihead_attention() -> None:
     before = model.in_proj_weight.detach().clone()
     Reinitialize()(model, {}, torch.Generator().manual_seed(3))
     assert not torch.equal(model.in_proj_weight, before)
+
+
+@pytest.mark.parametrize("name", recovery.__all__)
+def test_contract(name: str) -> None:
+    check_recovery(getattr(recovery, name)())
+
+
+@dataclass(frozen=True)
+class Alias(recovery.Recovery):
+    """The defect of rewinding to the very tensors that are then trained."""
+
+    def __call__(self, model: nn.Module, start: recovery.Snapshot, generator: torch.Generator | None = None) -> None:
+        del generator
+        for name, parameter in model.named_parameters():
+            parameter.data = start[name]
+            parameter.data.mul_(0.9)
+
+
+def test_the_contract_finds_an_aliased_snapshot() -> None:
+    """[004-11] [7.12]"""
+    with pytest.raises(AssertionError, match="changed the snapshot"):
+        check_recovery(Alias())

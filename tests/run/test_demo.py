@@ -267,3 +267,15 @@ def test_chosen_weights_beat_random_ones(tmp_path: Path) -> None:
         for strategy in STRATEGIES:
             (point,) = (p for p in points if (p.strategy, p.compression) == (strategy.name, ratio))
             assert point.real_compression.mean == pytest.approx(ratio, rel=1e-3)
+
+
+def test_accuracy_before_is_that_of_the_pruned_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[8.2] Not of the dense one: the weights are zero before fine-tuning begins."""
+    monkeypatch.setattr(module, "_fit", lambda *_: 1)
+    seen: list[module.Candidate] = []
+    monkeypatch.setattr(module, "_outcome", lambda _, candidates: seen.extend(candidates))
+    module.run_demo(replace(TINY, seeds=(0,), compressions=(1.0, 8.0)))
+    for candidate in seen:
+        zeros = sum(int((tensor == 0).sum()) for tensor in candidate.pruned.values())
+        total = sum(tensor.numel() for tensor in candidate.pruned.values())
+        assert zeros == (0 if candidate.case.compression == 1 else total - round(total / 8))

@@ -1,5 +1,7 @@
 """Schedules: plain data, right to the last event."""
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from sparsewood import schedules
 from sparsewood.errors import SparsewoodError
 from sparsewood.schedules import Cubic, Event, Geometric, Linear, OneShot
+from sparsewood.testing import check_schedule
 from sparsewood.types import Compression, Remaining, Sparsity
 
 
@@ -49,3 +52,23 @@ def test_rounds_must_be_whole_and_positive(name: str, rounds: object) -> None:
 def test_amounts_are_checked_when_a_schedule_is_made(name: str) -> None:
     with pytest.raises(SparsewoodError, match=r"\[0, 1\]"):
         getattr(schedules, name)(1.5)
+
+
+@pytest.mark.parametrize("name", schedules.__all__)
+@pytest.mark.parametrize("amount", [0.01, 0.9, 1.0])
+def test_contract(name: str, amount: float) -> None:
+    check_schedule(getattr(schedules, name)(amount))
+
+
+@dataclass(frozen=True)
+class Short(schedules.Schedule):
+    """Stops before its target."""
+
+    def __call__(self, rounds: int) -> tuple[Event, ...]:
+        schedules.OneShot(0.5)(rounds)
+        return tuple(Event(i, Sparsity(0.9 * i / rounds)) for i in range(rounds))
+
+
+def test_the_contract_finds_a_schedule_that_stops_short() -> None:
+    with pytest.raises(AssertionError, match="must end at one amount"):
+        check_schedule(Short())

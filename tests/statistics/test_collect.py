@@ -113,7 +113,7 @@ def test_loaders_and_generators() -> None:
 
 @pytest.mark.parametrize(
     ("data", "kind"),
-    [(X, "Tensor"), ((X, Y), "tuple"), ({"x": X}, "dict"), (None, "None"), ("batches", "str"),
+    [(X, "Tensor"), ((X, Y), "tuple"), ({"x": X}, "dict"), (None, "NoneType"), ("batches", "str"),
      (TensorDataset(X, Y), "TensorDataset")],
     ids=range(6),
 )  # fmt: skip
@@ -241,7 +241,7 @@ def test_a_loss_that_is_nan_gives_the_batch(bad: float) -> None:
     ("loss", "got"),
     [
         (lambda output, target: F.cross_entropy(output, target, reduction="none"), r"float32\[6\]"),
-        (lambda output, _: output.sum().item(), "float"),
+        (lambda output, _: output.detach().sum().item(), r"-?\d+\.\d+"),
         (lambda *_: None, "None"),
     ],
 )
@@ -439,3 +439,39 @@ def test_recurrent_layers_run_without_the_kernels_that_have_no_backward_in_eval_
     collect(Watched(2, 3), [(torch.randn(4, 5, 2), torch.zeros(4, 5))], [Gradient()], nn.functional.mse_loss)
     assert Watched.seen == [False]
     assert torch.backends.cudnn.enabled == before
+
+
+class TimeFirst(nn.Module):
+    """A recurrent network in PyTorch's default layout: time, examples, features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0][-1])
+
+
+def test_the_target_counts_examples() -> None:
+    data = [(torch.randn(6, 4, 4), torch.tensor([0, 1, 2, 0]))]
+    assert collect(TimeFirst(), data, [Gradient()], F.cross_entropy).samples == 4
+    with pytest.raises(SparsewoodError, match=r"Batch 0: the target has 4 examples.*\[6, 4, 4\].*batch axis first"):
+        collect(TimeFirst(), data, [AbsoluteGradient()], F.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda o: o.sum(), "mse", lambda o, t: o.no_such_method(t)], ids=["one argument", "text", "raises"]
+)
+def test_a_loss_that_fails_is_named_with_its_batch(loss: Any) -> None:
+    with pytest.raises(SparsewoodError, match=r"Batch 0: the loss failed on .*float32\[6, "):
+        collect(mlp(), [(X, Y)], [Gradient()], loss)
+
+
+def test_a_forward_that_fails_is_named_with_its_batch() -> None:
+    with pytest.raises(SparsewoodError, match="Batch 1: The forward of"):
+        collect(mlp(), [(X, Y), (X[:, :1], Y)], [Gradient()], F.cross_entropy)
+
+
+def test_a_loss_that_sums_is_refused() -> None:
+    with pytest.raises(SparsewoodError, match="reduction='sum'"):
+        collect(mlp(), [(X, Y)], [Gradient()], nn.CrossEntropyLoss(reduction="sum"))

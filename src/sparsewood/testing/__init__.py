@@ -1,6 +1,13 @@
 """A testing kit: contracts for parts of your own, small networks, leak checks; `strategies` needs hypothesis."""
 
-from sparsewood.testing.checks import check_allocation, check_criterion, check_granularity, check_scope
+from sparsewood.testing.checks import (
+    check_allocation,
+    check_criterion,
+    check_granularity,
+    check_recovery,
+    check_schedule,
+    check_scope,
+)
 from sparsewood.testing.leaks import no_leaks
 from sparsewood.testing.toys import ARCHITECTURES, Architecture, constant_filters, counting_linear, product_network
 
@@ -10,6 +17,8 @@ __all__ = [
     "check_allocation",
     "check_criterion",
     "check_granularity",
+    "check_recovery",
+    "check_schedule",
     "check_scope",
     "constant_filters",
     "counting_linear",

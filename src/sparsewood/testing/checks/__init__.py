@@ -8,6 +8,14 @@ Each function raises `AssertionError` with what is wrong. They are meant for tes
 
 from sparsewood.testing.checks.criterion import check_criterion
 from sparsewood.testing.checks.granularity import check_granularity
+from sparsewood.testing.checks.schedule import check_recovery, check_schedule
 from sparsewood.testing.checks.scope import check_allocation, check_scope
 
-__all__ = ["check_allocation", "check_criterion", "check_granularity", "check_scope"]
+__all__ = [
+    "check_allocation",
+    "check_criterion",
+    "check_granularity",
+    "check_recovery",
+    "check_schedule",
+    "check_scope",
+]
