@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"(?:^|`)(sparsewood [^#`\n]*)", re.MULTILINE)
+COMMAND = re.compile(r"^(sparsewood [^#\n]*)", re.MULTILINE)
+INLINE = re.compile(r"`(sparsewood [^`\n]*)`")
 MAKE = re.compile(r"(?:^|`)make ([a-z]+)", re.MULTILINE)
 
 
@@ -43,7 +44,11 @@ def test_examples_run_and_print(example: Path, capsys: pytest.CaptureFixture[str
 
 
 def documented_commands() -> list[str]:
-    return sorted({match.strip() for path in DOCUMENTS for match in COMMAND.findall(path.read_text())})
+    found: set[str] = set()
+    for document in DOCUMENTS:
+        found.update(command.strip() for code in blocks(document, "") for command in COMMAND.findall(code))
+        found.update(INLINE.findall(document.read_text()))
+    return sorted(found)
 
 
 @pytest.mark.parametrize("command", documented_commands())
