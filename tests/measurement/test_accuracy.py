@@ -1,4 +1,5 @@
 from itertools import permutations
+from typing import Any
 
 import pytest
 import torch
@@ -142,3 +143,16 @@ def test_nan_scores_under_a_loss_that_hides_them():
 def test_topk_must_be_positive_integers(topk):
     with pytest.raises(SparsewoodError, match="'topk' parameter of evaluate"):
         evaluate(nn.Identity(), [GOOD], topk=topk)
+
+
+@pytest.mark.parametrize("loss", [lambda *_: None, lambda outputs: outputs, "mse", lambda o, t: o.no_such_method(t)])
+def test_a_loss_that_fails_in_any_way_is_named_with_its_batch(loss: Any) -> None:
+    data = [(torch.randn(2, 3), torch.tensor([0, 1]))]
+    with pytest.raises(SparsewoodError, match=r"Batch 0: the loss failed on outputs of shape \(2, 3\)"):
+        evaluate(torch.nn.Identity(), data, loss=loss)
+
+
+@pytest.mark.parametrize("data", [None, 5, torch.ones(2, 2)])
+def test_what_is_no_data_is_refused(data: Any) -> None:
+    with pytest.raises(SparsewoodError, match="data must be batches"):
+        evaluate(torch.nn.Identity(), data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,10 @@ def evaluate(
     ({1: 0.5, 2: 1.0}, 2)
     """
     _check(loss, topk)
+    if isinstance(data, Tensor | str | Mapping) or not isinstance(data, Iterable):
+        raise SparsewoodError(
+            f"data must be batches of (inputs, targets), as a loader or a list. Got {type(data).__name__}."
+        )
     total, samples = 0.0, 0
     credit: dict[int, float] = {}
     with untouched(model), torch.no_grad():
@@ -120,13 +124,14 @@ def _aligned(outputs: Any, targets: Any, number: int) -> tuple[Tensor, Tensor, i
 
 def _mean_loss(loss: Loss, outputs: Tensor, targets: Tensor, number: int) -> float:
     try:
-        value = float(loss(outputs, targets).double().mean())
+        value = float(torch.as_tensor(loss(outputs, targets)).double().mean())
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # a loss is the caller's code, and may fail in any way
         raise SparsewoodError(
             f"Batch {number}: the loss failed on outputs of shape {tuple(outputs.shape)} and targets of shape "
-            f"{tuple(targets.shape)} and {targets.dtype}: {error}. Pass the loss of this task as loss=."
+            f"{tuple(targets.shape)} and {targets.dtype}: {type(error).__name__}: {error}. Pass the loss of this task "
+            "as loss=; it is called as loss(outputs, targets) and returns a number or a tensor."
         ) from error
     if math.isnan(value):
         raise SparsewoodError(
