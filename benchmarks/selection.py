@@ -124,9 +124,11 @@ METHODS = {
     "torch.nn.utils.prune.global_unstructured": torch_global,
     "read all weights once (floor)": read_once,
 }
-# From this many weights on a call takes minutes and 13 times their memory; the table says that it was left out.
-TOO_LARGE_FOR = {"torch.nn.utils.prune.global_unstructured": 200_000_000}
-CALLS = {"torch.nn.utils.prune.global_unstructured": 2}
+# Takes 13 times the memory of the weights and a minute or more: called less often, and, from this many weights on, once
+# and alone, when the other processes have ended.
+HEAVY = "torch.nn.utils.prune.global_unstructured"
+HEAVY_CALLS = 2
+ALONE_FROM = 200_000_000
 
 
 def peak_bytes() -> int:
@@ -158,18 +160,21 @@ def worker(method: str, size: str, threads: int) -> None:
 
 def measure(size: str, rounds: int, threads: int) -> dict[str, list[dict[str, float]]]:
     """`rounds` calls of every method, in turn; the processes that wait do nothing."""
-    total = sum(math.prod(shape) for shape in SIZES[size]())
-    methods = [name for name in METHODS if total < TOO_LARGE_FOR.get(name, total + 1)]
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
+    alone = sum(math.prod(shape) for shape in SIZES[size]()) >= ALONE_FROM
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
     with contextlib.ExitStack() as stack:
-        processes = {name: stack.enter_context(start(name, size, threads)) for name in methods}
+        names = [name for name in METHODS if not (alone and name == HEAVY)]
+        processes = {name: stack.enter_context(start(name, size, threads)) for name in names}
         for number in range(rounds):
-            for name in methods:
-                if number < CALLS.get(name, rounds):
-                    results[name].append(ask(processes[name]))
+            for name in names:
+                if number < (HEAVY_CALLS if name == HEAVY else rounds):
+                    results[name] += ask(processes[name])
         for process in processes.values():
-            assert process.stdin is not None
-            process.stdin.close()
+            end(process)
+    if alone:
+        with start(HEAVY, size, threads) as process:
+            results[HEAVY] += ask(process)
+            end(process)
     return results
 
 
@@ -179,13 +184,21 @@ def start(method: str, size: str, threads: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def ask(process: subprocess.Popen[str]) -> dict[str, float]:
-    """One call."""
+def ask(process: subprocess.Popen[str]) -> list[dict[str, float]]:
+    """One call; nothing if the process died, as it does when memory runs out."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("\n")
     process.stdin.flush()
-    return json.loads(process.stdout.readline())
+    line = process.stdout.readline()
+    return [json.loads(line)] if line else []
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Let a process go."""
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()
 
 
 def show(size: str, results: dict[str, list[dict[str, float]]]) -> None:
@@ -194,17 +207,18 @@ def show(size: str, results: dict[str, list[dict[str, float]]]) -> None:
     numpy_time = statistics.median(run["seconds"] for run in results["numpy concatenate + partition"])
     kept = total - round(SPARSITY * total)
     table = Table(title=f"{size}: {total:,} weights, {SPARSITY:.0%} removed, so {kept:,} to keep")
-    for title in ("method", "kept", "median s", "min s", "x numpy", "peak memory / weights"):
+    for title in ("method", "calls", "kept", "median s", "min s", "x numpy", "peak memory / weights"):
         table.add_column(title, justify="left" if title == "method" else "right")
     for name in METHODS:
-        if name not in results:
-            table.add_row(name, "-", "left out", "", "", "")
+        if not results[name]:
+            table.add_row(name, "0", "-", "died", "", "", "")
             continue
         seconds = [run["seconds"] for run in results[name]]
         rise = statistics.median(run["bytes"] for run in results[name]) / (4 * total)
         counts = {int(run["kept"]) for run in results[name]}
         table.add_row(
             name,
+            str(len(seconds)),
             "-" if counts == {0} else ", ".join(f"{count:,}" for count in counts),
             f"{statistics.median(seconds):.3f}",
             f"{min(seconds):.3f}",
@@ -227,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print(
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} CPUs, {options.threads} threads, "
-        f"torch {torch.__version__}, numpy {np.__version__}; median of {options.rounds} calls"
+        f"torch {torch.__version__}, numpy {np.__version__}"
     )
     for size in options.sizes:
         show(size, measure(size, options.rounds, options.threads))
