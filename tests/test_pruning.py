@@ -24,7 +24,7 @@ from sparsewood.criteria import (
     WeightTimesGradient,
 )
 from sparsewood.errors import SparsewoodError
-from sparsewood.granularity import NM, Block, Filter, Vector
+from sparsewood.granularity import NM, Block, Channel, Filter, Vector
 from sparsewood.masks import apply_masks
 from sparsewood.pruning import prune, score
 from sparsewood.statistics import InputPower, collect
@@ -383,3 +383,17 @@ def test_what_is_masked_may_be_infinite() -> None:
     with torch.no_grad():
         model.weight[0, 0] = float("inf")
     assert prune(model, Magnitude(), 2, masks=masks).removed == 2
+
+
+def test_channels_of_grouped_convolutions_are_their_inputs() -> None:
+    """[7.21] Masking a channel cuts one input off, also where filters see only the inputs of their group."""
+    layer = nn.Conv2d(6, 6, 3, groups=3, bias=False)
+    apply_masks(layer, prune(layer, LpNorm(1), 0.5, granularity=Channel()))
+    used = []
+    for channel in range(6):
+        x = torch.zeros(1, 6, 5, 5)
+        x[:, channel] = 1
+        used.append(bool(layer(x).abs().sum() > 0))
+    assert sum(used) == 3
+    depthwise = nn.Conv2d(8, 8, 3, groups=8)
+    assert prune(depthwise, Magnitude(), 0.25, granularity=Channel()).removed == 2 * 9

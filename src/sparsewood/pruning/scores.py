@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsewood.criteria import Criterion, Inputs
 from sparsewood.errors import SparsewoodError
-from sparsewood.granularity import Granularity, grid, to_elements, to_units
+from sparsewood.granularity import Granularity, Units, grid, to_elements, to_units
 from sparsewood.parameters import Entry
 from sparsewood.types import Statistics
 
@@ -36,7 +36,10 @@ class View:
         shape = tuple(entry.parameter.shape)
         try:
             if not entry.inputs_first:
-                return self.granularity.tile(shape)
+                tile = self.granularity.tile(shape)
+                # All outputs of one input channel are those of its group.
+                whole = isinstance(self.granularity, Units) and 0 not in self.granularity.axes
+                return (tile[0] // entry.groups, *tile[1:]) if whole else tile
             inputs, outputs, *space = shape
             tile = self.granularity.tile((outputs, inputs // entry.groups, *space))
         except SparsewoodError as error:
