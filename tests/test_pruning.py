@@ -397,3 +397,10 @@ def test_channels_of_grouped_convolutions_are_their_inputs() -> None:
     assert sum(used) == 3
     depthwise = nn.Conv2d(8, 8, 3, groups=8)
     assert prune(depthwise, Magnitude(), 0.25, granularity=Channel()).removed == 2 * 9
+
+
+def test_n_of_m_may_be_asked_for_as_density() -> None:
+    layer = nn.Linear(8, 2)
+    assert prune(layer, Magnitude(), Density(0.5), granularity=NM(2, 4)).removed == 8
+    with pytest.raises(SparsewoodError, match=r"2:4 removes 0\.5"):
+        prune(layer, Magnitude(), Count(8), granularity=NM(2, 4))

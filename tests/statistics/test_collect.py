@@ -475,3 +475,11 @@ def test_a_forward_that_fails_is_named_with_its_batch() -> None:
 def test_a_loss_that_sums_is_refused() -> None:
     with pytest.raises(SparsewoodError, match="reduction='sum'"):
         collect(mlp(), [(X, Y)], [Gradient()], nn.CrossEntropyLoss(reduction="sum"))
+
+
+@pytest.mark.parametrize(
+    "statistics", [Gradient(), ["gradient"], 5, [Gradient]], ids=["one", "text", "number", "class"]
+)
+def test_statistics_that_are_none_are_refused(statistics: Any) -> None:
+    with pytest.raises(SparsewoodError, match=r"statistics must be a list such as"):
+        collect(mlp(), [(X, Y)], statistics, F.cross_entropy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,10 +31,7 @@ class Layer:
     @property
     def units(self) -> int:
         """Units in the grid."""
-        count = 1
-        for size in self.grid:
-            count *= size
-        return count
+        return math.prod(self.grid)
 
 
 def total_kept(amount: Amount, layers: Sequence[Layer], *, clamp: bool = False) -> int:

@@ -150,9 +150,8 @@ def _apply(pool: Sequence[Scores], threshold: Threshold) -> list[Tensor]:
 
 
 def _new_mask(scores: Scores) -> Tensor:
-    if (
-        scores.device.type == "cpu"
-    ):  # NumPy asks the system for large pages, which are quicker to fill for the first time
+    if scores.device.type == "cpu":
+        # NumPy asks the system for large pages, which are quicker to fill for the first time.
         return torch.from_numpy(np.empty(scores.units, dtype=np.bool_))
     return torch.empty(scores.units, dtype=torch.bool, device=scores.device)
 
@@ -171,12 +170,6 @@ class _Bracket:
     lower: float
     upper: float
     finite: torch.finfo
-
-
-def find_threshold(pool: Sequence[Scores], keep: int) -> Threshold:
-    """The `keep`-th highest score (keep >= 1), and how many of those equal to it are among the best `keep`."""
-    bracket = _first_bracket(pool, keep)
-    return _search(pool, keep, bracket, _scan(pool, bracket.lower, bracket.upper))
 
 
 def _search(pool: Sequence[Scores], keep: int, bracket: _Bracket, scan: _Scan) -> Threshold:

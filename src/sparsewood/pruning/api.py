@@ -271,9 +271,13 @@ def _check_amount(sparsity: AmountLike, scope: Scope) -> None:
 
 def _check_nm(granularity: NM, sparsity: AmountLike, scope: object) -> None:
     implied = 1 - granularity.n / granularity.m
-    asked = as_amount(sparsity)
-    share = asked.fraction if isinstance(asked, Sparsity) else math.nan
-    share = 1 - asked.fraction if isinstance(asked, Density) else share
+    match as_amount(sparsity):
+        case Sparsity(share):
+            pass
+        case Density(kept):
+            share = 1 - kept
+        case _:
+            share = math.nan
     if sparsity is not DEFAULT_AMOUNT and not math.isclose(share, implied, rel_tol=1e-5, abs_tol=1e-9):
         raise SparsewoodError(
             f"{granularity.n}:{granularity.m} removes {implied:g} of the weights, sparsity asks for {sparsity}. "

@@ -28,7 +28,7 @@ class View:
     criterion: Criterion
     granularity: Granularity
     statistics: Statistics
-    generator: torch.Generator | None
+    generator: torch.Generator
     dtype: torch.dtype
 
     def tile(self, entry: Entry) -> tuple[int, ...]:

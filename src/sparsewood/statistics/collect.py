@@ -49,14 +49,13 @@ def collect(
     Raises `SparsewoodError` for data that is empty or not batches, a loss that is missing, not a scalar, NaN or
     detached (with the batch's number), and an input statistic of a layer that has none.
     """
+    _require_statistics(statistics)
     chosen = choose(model, protect_classifier=False) if names is None else _named(model, names)
     if any(isinstance(s, GradientStatistic) for s in statistics) and loss is None:
         raise SparsewoodError(
             "Gradients need a loss: pass loss=..., for example torch.nn.functional.cross_entropy for logits and labels."
         )
     _require_batches(data)
-    if isinstance(statistics, Statistic) or not all(isinstance(s, Statistic) for s in statistics):
-        raise SparsewoodError(f"statistics must be a list such as [Gradient(), InputPower(2)]. Got {statistics!r}.")
     refuse_sum(loss)
     total: Statistics | None = None
     with untouched(model), _gradients_enabled(chosen), _kernels_with_backward(model):
@@ -67,6 +66,11 @@ def collect(
     if total is None:
         raise SparsewoodError("The data is empty: no batch was read. A generator that was used up before is empty too.")
     return total
+
+
+def _require_statistics(statistics: object) -> None:
+    if not isinstance(statistics, Sequence) or not all(isinstance(s, Statistic) for s in statistics):
+        raise SparsewoodError(f"statistics must be a list such as [Gradient(), InputPower(2)]. Got {statistics!r}.")
 
 
 def _named(model: nn.Module, names: Sequence[str]) -> list[Entry]:
