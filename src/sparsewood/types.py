@@ -87,7 +87,25 @@ class Compression:
             raise SparsewoodError(f"Compression must be a finite ratio >= 1. Got {self.ratio!r} instead.")
 
 
-Amount = Count | Sparsity | Density | Remaining | Compression
+@dataclass(frozen=True)
+class Threshold:
+    """Remove every unit whose score is below `value`; how many that are depends on the scores.
+
+    Scores are those of the criterion (for `Magnitude`, |w|). A score equal to `value` stays.
+
+    >>> Threshold(0.01)
+    Threshold(value=0.01)
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        ok = isinstance(self.value, int | float | np.number) and not isinstance(self.value, bool)
+        if not ok or not math.isfinite(self.value):
+            raise SparsewoodError(f"Threshold must be a finite number. Got {self.value!r} instead.")
+
+
+Amount = Count | Sparsity | Density | Remaining | Compression | Threshold
 AmountLike = Amount | int | float
 
 
@@ -102,7 +120,7 @@ def as_amount(value: AmountLike) -> Amount:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise SparsewoodError(
             f"An amount must be an int (count), a float in [0, 1] (sparsity), or one of Count, Sparsity, Density, "
-            f"Remaining, Compression. Got {value!r} instead."
+            f"Remaining, Compression, Threshold. Got {value!r} instead."
         )
     return Count(int(value)) if isinstance(value, int | np.integer) else Sparsity(float(value))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -20,10 +21,11 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Masks go by parameter name; a tied parameter answers to each of its names, and where it is masked under several it
     keeps what all of them keep. Masks may be on another device. Every other entry keeps its bits, and parameters keep
-    their identity and memory. All masks are checked before anything is changed.
+    their identity and memory. All masks are checked before anything is changed. Of a parameter that FSDP2 sharded
+    (a DTensor), every process gives the whole mask and clears the entries of its own shard.
 
     Raises `UnknownName` for a mask without a parameter, `SparsewoodError` for one that is not boolean or has another
-    shape than its parameter.
+    shape than its parameter, and for parameters that FSDP1 flattened.
 
     >>> layer = nn.Linear(2, 2)
     >>> apply_masks(layer, {"weight": torch.tensor([[True, False], [False, True]])})
@@ -31,7 +33,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     [[False, True], [True, False]]
     """
     for _, parameter, mask in resolve(model, masks):
-        clear(parameter, mask.to(parameter.device))
+        clear(local(parameter), shard(mask, parameter))
 
 
 def resolve(model: nn.Module, masks: Mapping[str, Tensor]) -> Resolved:
@@ -44,6 +46,7 @@ def resolve(model: nn.Module, masks: Mapping[str, Tensor]) -> Resolved:
     [('weight', (1, 2))]
     """
     require_model(model)
+    _require_shapes(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     resolved: Resolved = []
     for name, mask in as_masks(masks).items():
@@ -57,6 +60,23 @@ def resolve(model: nn.Module, masks: Mapping[str, Tensor]) -> Resolved:
 def as_masks(masks: Mapping[str, Tensor]) -> Masks:
     """`masks` itself if it is a `Masks`, else a checked copy."""
     return masks if isinstance(masks, Masks) else Masks(masks)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a sharded tensor; any other as it is."""
+    return tensor.to_local() if _is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def shard(mask: Tensor, parameter: Tensor) -> Tensor:
+    """What belongs to `local(parameter)`, on its device."""
+    here = mask.to(parameter.device)
+    if not _is_sharded(parameter):
+        return here
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
+    # Every process has the whole mask: without a source rank each cuts out its own part, and nothing is sent.
+    return distribute_tensor(here, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
 
 
 def clear(tensor: Tensor, keep: Tensor) -> None:
@@ -82,3 +102,22 @@ def _require_fit(name: str, parameter: nn.Parameter, mask: Tensor) -> None:
             f"The mask of parameter {name!r} has shape {tuple(mask.shape)}; expected {tuple(parameter.shape)}, the "
             "parameter's own. Use masks that were made for this model."
         )
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    # Where nothing is sharded the module, which takes its time to import, need not be there.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def _require_shapes(model: nn.Module) -> None:
+    module = sys.modules.get("torch.distributed.fsdp")
+    if module is None:
+        return
+    for name, part in model.named_modules():
+        if isinstance(part, module.FullyShardedDataParallel):
+            raise SparsewoodError(
+                f"{name or type(model).__name__!r} is wrapped in FullyShardedDataParallel, which flattens parameters "
+                "and cuts them anywhere, so that masks do not fit them. Shard with torch.distributed.fsdp.fully_shard "
+                "(FSDP2), whose parameters keep names and shapes."
+            )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.masks.apply import Resolved, as_masks, clear, resolve
+from sparsewood.masks.apply import Resolved, as_masks, clear, local, resolve, shard
 from sparsewood.types import Masks
 
 # State of a parameter's shape that is a learning rate (Rprop), not a memory of gradients: zero would hold an entry that
@@ -89,11 +89,11 @@ class Keeper:
         for index, (name, parameter, mask) in enumerate(self._resolved):
             if mask.device != parameter.device:
                 # From the masks as given, not from an earlier copy: back on their device no copy is needed.
-                mask = self._masks[name].to(parameter.device)  # noqa: PLW2901
+                mask = shard(self._masks[name], parameter)  # noqa: PLW2901
                 self._resolved[index] = (name, parameter, mask)
-            clear(parameter, mask)
+            clear(local(parameter), mask)
             for moment in _moments(self._optimizer, parameter):
-                clear(moment, mask.to(moment.device))
+                clear(local(moment), mask.to(moment.device))
 
     def remove(self) -> None:
         """Stop enforcing. May be called again without effect."""
@@ -118,7 +118,8 @@ class Keeper:
         resolved = resolve(self._model, checked)
         _require_managed(resolved, self._optimizer)
         self._masks = checked
-        self._resolved = [entry for entry in resolved if not entry[2].all()]
+        # On its parameter's device a mask that is not sharded is the one given, no copy.
+        self._resolved = [(name, owner, shard(mask, owner)) for name, owner, mask in resolved if not mask.all()]
         self.project()
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
