@@ -1,5 +1,7 @@
 """What the weights are after a recovery."""
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -8,8 +10,42 @@ from torch import nn
 
 from sparsewood import recovery
 from sparsewood.errors import SparsewoodError
-from sparsewood.recovery import FineTune, Reinitialize, Rewind, snapshot
+from sparsewood.masks import apply_masks
+from sparsewood.recovery import (
+    DeltaOrthogonal,
+    Distill,
+    Distillation,
+    FineTune,
+    Follow,
+    LayerDefault,
+    Normal,
+    Original,
+    Orthogonal,
+    Recovery,
+    Reinitialize,
+    Rewind,
+    RewindRate,
+    RewindToBest,
+    Scratch,
+    Snapshot,
+    VarianceScaling,
+    snapshot,
+)
 from sparsewood.testing import check_recovery
+
+EXAMPLES: dict[str, list[Recovery]] = {
+    "Distill": [Distill(), Distill(temperature=2.0, weight=1.0)],
+    "FineTune": [FineTune()],
+    "Reinitialize": [
+        Reinitialize(how)
+        for how in (LayerDefault(), Original(), Normal(), VarianceScaling(), Orthogonal(), DeltaOrthogonal())
+    ],
+    "Rewind": [Rewind(), Rewind(500)],
+    "RewindRate": [RewindRate(), RewindRate(500)],
+    "RewindToBest": [RewindToBest((3,)), RewindToBest([0, 100, 50])],
+    "Scratch": [Scratch(), Scratch("flops")],
+}
+ALL = [recover for examples in EXAMPLES.values() for recover in examples]
 
 
 def network() -> nn.Sequential:
@@ -22,27 +58,113 @@ def step(model: nn.Module) -> None:
     optimizer.step()
 
 
-def test_rewind_restores_parameters_and_buffers_and_the_snapshot_never_changes() -> None:
-    """[004-11] [7.12] The snapshot is no alias of the weights."""
+def digest(tensors: Snapshot) -> str:
+    joined = b"".join(name.encode() + tensor.detach().numpy().tobytes() for name, tensor in tensors.items())
+    return hashlib.sha256(joined).hexdigest()
+
+
+@pytest.mark.parametrize("recover", [Rewind(), RewindToBest((0, 5)), Reinitialize(Original())], ids=repr)
+def test_going_back_restores_parameters_and_buffers_and_the_snapshot_never_changes(recover: Recovery) -> None:
+    """[004-11] [7.12] The snapshot is no alias of the weights: its hash is the same before and after."""
     model = network()
     start = snapshot(model)
-    copies = {name: tensor.clone() for name, tensor in start.items()}
+    before = digest(start)
     for _ in range(2):
         step(model)
-        assert not torch.equal(model[0].weight, copies["0.weight"])
-        Rewind()(model, start)
-        assert all(torch.equal(tensor, copies[name]) for name, tensor in model.state_dict().items())
+        assert digest(model.state_dict()) != before
+        recover(model, start)
+        assert digest(model.state_dict()) == before
         step(model)
-        assert all(torch.equal(start[name], tensor) for name, tensor in copies.items())
+        assert digest(start) == before
 
 
-def test_fine_tune_leaves_the_weights() -> None:
+@pytest.mark.parametrize("recover", [FineTune(), RewindRate(7), Distill()], ids=repr)
+def test_training_on_leaves_the_weights(recover: Recovery) -> None:
     model = network()
     start = snapshot(model)
     step(model)
-    before = snapshot(model)
-    FineTune()(model, start)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    before = digest(model.state_dict())
+    recover(model, start)
+    assert digest(model.state_dict()) == before
+
+
+@pytest.mark.parametrize("recover", ALL, ids=repr)
+def test_masks_survive_when_the_caller_applies_them(recover: Recovery) -> None:
+    """[004-11] [004-12]"""
+    torch.manual_seed(0)
+    model = network()
+    start = snapshot(model)
+    masks = {"0.weight": torch.rand(6, 4) < 0.5, "3.weight": torch.rand(2, 6) < 0.5}
+    recover(model, start, torch.Generator().manual_seed(1))
+    apply_masks(model, masks)
+    for name, mask in masks.items():
+        assert bool((model.get_parameter(name)[~mask] == 0).all())
+        assert bool((model.get_parameter(name)[mask] != 0).any())
+
+
+# ---------------------------------------------------------------- which training follows
+
+
+@pytest.mark.parametrize(
+    ("recover", "snapshots", "follow"),
+    [
+        (FineTune(), (), Follow("retraining")),
+        (Rewind(), (0,), Follow("training", 0, restore_optimizer=True)),
+        (Rewind(500), (500,), Follow("training", 500, restore_optimizer=True)),
+        (RewindRate(500), (), Follow("training", 500)),
+        (RewindToBest((5, 9)), (5, 9), Follow("training", restore_optimizer=True)),
+        (Reinitialize(), (), Follow("training")),
+        (Reinitialize(Original()), (0,), Follow("training")),
+        (Scratch(), (), Follow("training")),
+        (Scratch("flops"), (), Follow("training", same_flops=True)),
+        (Distill(2.0, 0.5), (), Follow("retraining", distillation=Distillation(2.0, 0.5))),
+    ],
+    ids=repr,
+)
+def test_what_follows(recover: Recovery, snapshots: tuple[int, ...], follow: Follow) -> None:
+    """[004-11] [004-12] The table is the specification."""
+    assert recover.snapshots == snapshots
+    assert recover.follow == follow
+
+
+def test_the_best_snapshot_is_picked_and_the_first_of_equals() -> None:
+    scores = {0: 0.5, 10: 0.8, 20: 0.8, 30: 0.1}
+    best = RewindToBest((0, 10, 20, 30))
+    assert best.pick(scores.__getitem__) == 10
+    assert RewindToBest((20, 10, 0)).pick(scores.__getitem__) == 20
+    assert best.follow_from(10) == Follow("training", 10, restore_optimizer=True)
+    with pytest.raises(SparsewoodError, match="score of step 10 is NaN"):
+        best.pick(lambda step: float("nan") if step == 10 else 1.0)
+
+
+def test_one_snapshot_is_picked_without_a_score() -> None:
+    def never(step: int) -> float:
+        raise AssertionError(f"asked for the score of {step}")
+
+    assert Rewind(7).pick(never) == 7
+    assert FineTune().pick(never) is None
+    assert RewindRate(7).follow_from(None).step == 7
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Rewind(-1), "whole number >= 0. Got -1"),
+        (lambda: RewindRate(0.5), "whole number >= 0"),  # type: ignore[arg-type]
+        (lambda: RewindToBest(()), "steps to choose from"),
+        (lambda: RewindToBest(5), "steps to choose from"),  # type: ignore[arg-type]
+        (lambda: RewindToBest((0, True)), "Got True"),
+        (lambda: Scratch("time"), r"one of \('epochs', 'flops'\). Got 'time'"),  # type: ignore[arg-type]
+        (lambda: Follow("none"), r"one of \('training', 'retraining'\). Got 'none'"),  # type: ignore[arg-type]
+        (lambda: Follow("training", -5), "Got -5"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(SparsewoodError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------- new weights
 
 
 def test_reinitialize_draws_anew_from_the_generator_only() -> None:
@@ -78,23 +200,83 @@ def test_reinitialize_knows_multihead_attention() -> None:
     assert not torch.equal(model.in_proj_weight, before)
 
 
-@pytest.mark.parametrize("name", recovery.__all__)
-def test_contract(name: str) -> None:
-    check_recovery(getattr(recovery, name)())
+# ---------------------------------------------------------------- the contract
+
+
+def test_every_recovery_has_examples() -> None:
+    assert list(EXAMPLES) == recovery.__all__
+    for name, examples in EXAMPLES.items():
+        assert {type(recover).__name__ for recover in examples} == {name}
+
+
+@pytest.mark.parametrize("recover", ALL, ids=repr)
+def test_contract(recover: Recovery) -> None:
+    check_recovery(recover)
 
 
 @dataclass(frozen=True)
-class Alias(recovery.Recovery):
+class Alias(Recovery):
     """The defect of rewinding to the very tensors that are then trained."""
 
-    def __call__(self, model: nn.Module, start: recovery.Snapshot, generator: torch.Generator | None = None) -> None:
+    factor: float = 0.9
+
+    def __call__(self, model: nn.Module, start: Snapshot, generator: torch.Generator | None = None) -> None:
         del generator
         for name, parameter in model.named_parameters():
             parameter.data = start[name]
-            parameter.data.mul_(0.9)
+            parameter.data.mul_(self.factor)
 
 
-def test_the_contract_finds_an_aliased_snapshot() -> None:
+@dataclass(frozen=True)
+class Stray(Recovery):
+    """Picks what it has not asked for."""
+
+    def pick(self, score: Callable[[int], float]) -> int:  # noqa: ARG002
+        return 3
+
+    def __call__(self, model: nn.Module, start: Snapshot, generator: torch.Generator | None = None) -> None:
+        del model, start, generator
+
+
+@dataclass(frozen=True)
+class Unkept(Stray):
+    """Wants the optimizer of a snapshot that it has not asked for."""
+
+    @property
+    def follow(self) -> Follow:
+        return Follow("training", restore_optimizer=True)
+
+    def pick(self, score: Callable[[int], float]) -> None:  # noqa: ARG002
+        return None
+
+
+@dataclass(frozen=True)
+class Global(Stray):
+    """Draws from the global random state."""
+
+    def pick(self, score: Callable[[int], float]) -> None:  # noqa: ARG002
+        return None
+
+    def __call__(self, model: nn.Module, start: Snapshot, generator: torch.Generator | None = None) -> None:
+        del start, generator
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (Alias(), "changed the snapshot"),
+        (Alias(1.0), "the network is an alias of it"),
+        (Stray(), r"pick one of its snapshots \(\)"),
+        (Unkept(), "no snapshot to restore the optimizer from"),
+        (Global(), "global random state"),
+    ],
+    ids=repr,
+)
+def test_the_contract_finds(broken: Recovery, message: str) -> None:
     """[004-11] [7.12]"""
-    with pytest.raises(AssertionError, match="changed the snapshot"):
-        check_recovery(Alias())
+    state = torch.get_rng_state()
+    with pytest.raises(AssertionError, match=message):
+        check_recovery(broken)
+    torch.set_rng_state(state)

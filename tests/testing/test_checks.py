@@ -16,16 +16,21 @@ from sparsewood.allocation.budgets import Layer
 from sparsewood.allocation.scopes import Everywhere, PerLayer, Pool, Request, Scope
 from sparsewood.criteria import Criterion, Inputs, Magnitude
 from sparsewood.granularity import Granularity, Shape
+from sparsewood.recovery import Orthogonal, Reinitialize
+from sparsewood.schedules import OneShot, Soft
 from sparsewood.testing import (
     ARCHITECTURES,
     Architecture,
     check_allocation,
     check_criterion,
     check_granularity,
+    check_recovery,
+    check_schedule,
     check_scope,
     counting_linear,
 )
 from sparsewood.testing.checks.shared import check_value, fingerprint
+from sparsewood.types import Compression
 
 DOCUMENTED = "score = |w|. Source: https://example.org."
 
@@ -96,11 +101,28 @@ class Forgetful:
     secret: int = field(default=0, repr=False)
 
 
+@dataclass(frozen=True)
+class Holds:
+    """A value around another one, which may come from elsewhere."""
+
+    inner: object
+
+
+@dataclass(frozen=True)
+class Named:
+    def __repr__(self) -> str:
+        return "Elsewhere()"
+
+
 def test_values_must_be_frozen_and_rebuild() -> None:
     with pytest.raises(AssertionError, match="Thawed must be a frozen dataclass"):
         check_criterion(Thawed())
     with pytest.raises(AssertionError, match="does not rebuild the value"):
         check_value(Forgetful(3), object)
+    check_value(Holds(Magnitude()), Holds)
+    with pytest.raises(NameError, match="Elsewhere"):
+        check_value(Holds(Named()), Holds)
+    check_value(Holds(Named()), Holds, {"Elsewhere": Named})
     with pytest.raises(AssertionError, match=r"must be a Criterion"):
         check_criterion("magnitude")  # type: ignore[arg-type]
 
@@ -194,5 +216,7 @@ def test_hypothesis_is_needed_for_strategies_only() -> None:
 
 
 def test_public_parts_pass() -> None:
+    check_schedule(Soft(OneShot(Compression(4))))  # schedules of values that its own module does not know
+    check_recovery(Reinitialize(Orthogonal(gain=2.0)))
     check_scope(PerLayer())
     check_criterion(Magnitude())

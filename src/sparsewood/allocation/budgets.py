@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsewood.algebra import round_half_even
 from sparsewood.errors import SparsewoodError
-from sparsewood.types import Amount, Compression, Count, Density, Remaining, Sparsity
+from sparsewood.types import Amount, Compression, Count, Density, Remaining, Sparsity, Threshold
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ def _kept(amount: Amount, units: int, alive: int) -> int:
             raise SparsewoodError(
                 f"{amount} is for the whole model. For a part of it use Density({1 / amount.ratio:g})."
             )
+        case Threshold():
+            raise SparsewoodError(
+                f"{amount} is no number of units: it is decided unit by unit. In a scope of your own count those that "
+                "stay with request.above."
+            )
 
 
 def _asks_for_all(amount: Amount, units: int, alive: int) -> bool:
@@ -84,7 +89,7 @@ def _asks_for_all(amount: Amount, units: int, alive: int) -> bool:
             return fraction == 1 or alive == 0
         case Density(fraction):
             return fraction == 0
-        case Compression():
+        case Compression() | Threshold():
             return False
 
 

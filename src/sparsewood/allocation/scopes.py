@@ -17,7 +17,7 @@ from sparsewood.allocation.erk import ERK
 from sparsewood.allocation.lamp import LAMP
 from sparsewood.allocation.uniform import Uniform
 from sparsewood.errors import SparsewoodError, UnknownName
-from sparsewood.types import Amount, AmountLike, as_amount
+from sparsewood.types import Amount, AmountLike, Threshold, as_amount
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,16 @@ class Pool:
 class Request:
     """What a scope is asked to divide.
 
-    `find(selector)` gives the indices of the layers that a name, pattern or class means; `shares(keep)` the units that
-    a global selection by LAMP score would leave in each layer.
+    `find(selector)` gives the indices of the layers that a name, pattern or class means; `lamp_shares(keep)` the units
+    that a global selection by LAMP score would leave in each layer; `above(i, value)` how many units of layer i score
+    at least `value`.
     """
 
     layers: tuple[Layer, ...]
     amount: Amount
     find: Finder
     lamp_shares: Callable[[int], Integers]
+    above: Callable[[int, float], int]
 
 
 class Scope(ABC):
@@ -80,7 +82,7 @@ class Everywhere(Scope):
     """
 
     def pools(self, request: Request) -> list[Pool]:
-        return [_pool(range(len(request.layers)), request.layers, request.amount)]
+        return _pools(range(len(request.layers)), request, request.amount)
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,9 @@ class PerLayer(Scope):
         return self.allocation if isinstance(self.allocation, Mapping) else None
 
     def pools(self, request: Request) -> list[Pool]:
-        layers = request.layers
         if isinstance(self.allocation, Mapping):
-            assigned = _assign(self.allocation, request)
-            return [_pool([i], layers, amount, clamp=True) for members, amount in assigned for i in members]
+            assigned = [([i], amount) for members, amount in _assign(self.allocation, request) for i in members]
+            return [pool for one, amount in assigned for pool in _pools(one, request, amount, clamp=True)]
         kept = _share(self.allocation, request)
         return [Pool((i,), int(keep), (0,)) for i, keep in enumerate(kept)]
 
@@ -140,7 +141,7 @@ class PerType(Scope):
         if self.amounts is None:
             return self._same_share(request)
         _require_keys(self.amounts)
-        pools, taken = [], set[int]()
+        pools, taken = list[Pool](), set[int]()
         for kind, amount in self.amounts.items():
             fitting = [i for i, layer in enumerate(layers) if _is_kind(layer.owner, kind)]
             if not fitting:
@@ -151,7 +152,7 @@ class PerType(Scope):
                 _warn_shadowed(kind)
                 continue
             taken.update(members)
-            pools.append(_pool(members, layers, request.amount if amount is None else as_amount(amount)))
+            pools += _pools(members, request, request.amount if amount is None else as_amount(amount))
         return pools
 
     def _same_share(self, request: Request) -> list[Pool]:
@@ -200,7 +201,7 @@ class Named(Scope):
         return self.amounts
 
     def pools(self, request: Request) -> list[Pool]:
-        return [_pool(members, request.layers, amount) for members, amount in _assign(self.amounts, request)]
+        return [pool for members, amount in _assign(self.amounts, request) for pool in _pools(members, request, amount)]
 
 
 def as_scope(scope: Scope | Amounts) -> Scope:
@@ -214,10 +215,30 @@ def as_scope(scope: Scope | Amounts) -> Scope:
     )
 
 
-def _pool(members: Sequence[int] | range, layers: Sequence[Layer], amount: Amount, *, clamp: bool = False) -> Pool:
-    chosen = [layers[i] for i in members]
+def _pools(members: Sequence[int] | range, request: Request, amount: Amount, *, clamp: bool = False) -> list[Pool]:
+    """One pool of all members; for a threshold, which is decided unit by unit, one for each."""
+    if isinstance(amount, Threshold):
+        return threshold_pools(members, request, amount)
+    chosen = [request.layers[i] for i in members]
     keep = total_kept(amount, chosen, clamp=clamp)
-    return Pool(tuple(members), keep, tuple(layer.floor if keep else 0 for layer in chosen))
+    return [Pool(tuple(members), keep, tuple(layer.floor if keep else 0 for layer in chosen))]
+
+
+def threshold_pools(members: Sequence[int] | range, request: Request, amount: Threshold) -> list[Pool]:
+    """Each member by itself, with the units that score at least `amount.value`, or its floor if that is more.
+
+    Whatever scores compete with one another, these are the ones that stay: so a threshold goes with every scope.
+    """
+    pools = []
+    for i in members:
+        layer, above = request.layers[i], request.above(i, amount.value)
+        if above < layer.floor:
+            logger.warning(
+                "%s leaves %d of %d units of %s; the best %d stay (min_units).",
+                amount, above, layer.units, layer.name, layer.floor,
+            )  # fmt: skip
+        pools.append(Pool((i,), max(above, layer.floor), (0,)))
+    return pools
 
 
 def _assign(amounts: Amounts, request: Request) -> list[tuple[list[int], Amount]]:

@@ -1,5 +1,6 @@
 """Scores and masks: where the parts are put together."""
 
 from sparsewood.pruning.api import prune, score
+from sparsewood.pruning.settings import Pruning
 
-__all__ = ["prune", "score"]
+__all__ = ["Pruning", "prune", "score"]

@@ -127,8 +127,9 @@ def prune(
     Args:
         criterion: how weights are scored.
         sparsity: how much goes: a float is a share of the units, an int a count, or one of `Count`, `Sparsity`,
-            `Density`, `Remaining`, `Compression`. It counts units of the granularity, those removed earlier included;
-            `Compression` counts parameters of the whole model.
+            `Density`, `Remaining`, `Compression`, `Threshold`. It counts units of the granularity, those removed
+            earlier included; `Compression` counts parameters of the whole model; `Threshold` removes the units that
+            score less, however many that are.
         scope: which scores compete: `Everywhere()`, `PerLayer()`, `PerType()`, `PerRow()`, or a mapping from names,
             patterns or classes to amounts of their own.
         granularity: what is removed as one. `NM` fixes the amount itself.

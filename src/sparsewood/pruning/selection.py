@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 
 from sparsewood.algebra import Integers
 from sparsewood.allocation.budgets import Layer
-from sparsewood.allocation.scopes import Pool, Request, Scope
+from sparsewood.allocation.scopes import Pool, Request, Scope, threshold_pools
 from sparsewood.allocation.select import best_in_rows, select
 from sparsewood.criteria import LAMP
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.granularity import NM
 from sparsewood.parameters import Entry, entries, find
 from sparsewood.pruning.scores import REMOVED, ParameterScores, chunk_size
-from sparsewood.types import Amount, Compression, Count
+from sparsewood.types import Amount, Compression, Count, Threshold
 
 # The number of threads is the process's: two selections at once would put back each other's 1.
 _ONE_THREAD = threading.RLock()
@@ -57,9 +58,13 @@ class Selector:
         return {s.name: s.kept(mask) for s, mask in zip(self.scores, units, strict=True)}
 
     def _units(self, amount: Amount) -> list[Tensor]:
-        request = Request(self.layers, amount, self._find, self._lamp_shares)
+        request = Request(self.layers, amount, self._find, self._lamp_shares, self._above)
         masks: dict[int, Tensor] = {}
-        for pool in self.scope.pools(request):
+        if isinstance(amount, Threshold) and self.scope.own_amounts is None:  # no pool has a say in what stays
+            pools = threshold_pools(range(len(self.layers)), request, amount)
+        else:
+            pools = self.scope.pools(request)
+        for pool in pools:
             masks.update(zip(pool.members, self._select(pool), strict=True))
         return [masks[i] if i in masks else _alive(s) for i, s in enumerate(self.scores)]
 
@@ -80,6 +85,11 @@ class Selector:
                 "excluded, no weight, or the classifier. Name it in include=[...], or pass protect_classifier=False."
             ) from None
         return [i for i, entry in enumerate(self.chosen) if entry.name in names]
+
+    def _above(self, member: int, value: float) -> int:
+        value = float(value)  # a whole number may be too long for PyTorch
+        with _one_thread(self.scores[member : member + 1]):
+            return sum(int((chunk >= value).count_nonzero()) for chunk in self.scores[member].chunks())
 
     def _lamp_shares(self, keep: int) -> Integers:
         view = replace(self.scores[0].view, criterion=LAMP())
@@ -142,16 +152,23 @@ def _count_removed(units: int, keep: int, already: int) -> Amount:
 
 
 def _select_streaming(members: Sequence[ParameterScores], keep: int, floors: Sequence[int]) -> list[Tensor]:
+    with _one_thread(members):
+        return select(members, keep, floors)
+
+
+@contextmanager
+def _one_thread(members: Sequence[ParameterScores]) -> Iterator[None]:
+    """For many small steps: starting threads for each costs more than they save, and a hundred times more when another
+    process uses the cores. What is scored as a whole is scored before, with all of them.
+    """
     for scores in members:
         if not scores.lazy:
             scores.stored()
-    # The rest is many small steps. Starting threads for each costs more than they save, and a hundred times more when
-    # another process uses the cores.
     with _ONE_THREAD:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return select(members, keep, floors)
+            yield
         finally:
             torch.set_num_threads(threads)
 

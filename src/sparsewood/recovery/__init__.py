@@ -1,5 +1,24 @@
 """What follows pruning: train on, go back, or start anew."""
 
-from sparsewood.recovery.restarts import FineTune, Recovery, Reinitialize, Rewind, Snapshot, snapshot
+from sparsewood.recovery.base import Follow, Recovery, Snapshot, snapshot
+from sparsewood.recovery.distill import Distillation, distillation_loss
+from sparsewood.recovery.initializers import (
+    DeltaOrthogonal,
+    Initializer,
+    LayerDefault,
+    Normal,
+    Original,
+    Orthogonal,
+    VarianceScaling,
+)
+from sparsewood.recovery.restarts import (
+    Distill,
+    FineTune,
+    Reinitialize,
+    Rewind,
+    RewindRate,
+    RewindToBest,
+    Scratch,
+)
 
-__all__ = ["FineTune", "Reinitialize", "Rewind"]
+__all__ = ["Distill", "FineTune", "Reinitialize", "Rewind", "RewindRate", "RewindToBest", "Scratch"]

@@ -1,5 +1,19 @@
 """When and how much: schedules are data, and need no model."""
 
-from sparsewood.schedules.plans import Cubic, Event, Geometric, Linear, OneShot, Plan, Schedule
+from sparsewood.schedules.compositions import RoundRobin, Soft
+from sparsewood.schedules.plans import Event, Plan, Schedule, require_plan, spaced
+from sparsewood.schedules.shares import Cubic, Exponential, Geometric, Levels, Linear, OneByOne, OneShot
+from sparsewood.schedules.thresholds import RNNRamp
 
-__all__ = ["Cubic", "Geometric", "Linear", "OneShot"]
+__all__ = [
+    "Cubic",
+    "Exponential",
+    "Geometric",
+    "Levels",
+    "Linear",
+    "OneByOne",
+    "OneShot",
+    "RNNRamp",
+    "RoundRobin",
+    "Soft",
+]

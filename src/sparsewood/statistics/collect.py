@@ -55,7 +55,7 @@ def collect(
         raise SparsewoodError(
             "Gradients need a loss: pass loss=..., for example torch.nn.functional.cross_entropy for logits and labels."
         )
-    _require_batches(data)
+    require_batches(data)
     refuse_sum(loss)
     total: Statistics | None = None
     with untouched(model), _gradients_enabled(chosen), _kernels_with_backward(model):
@@ -81,7 +81,8 @@ def _named(model: nn.Module, names: Sequence[str]) -> list[Entry]:
     return [known[name] for name in names]
 
 
-def _require_batches(data: object) -> None:
+def require_batches(data: object) -> None:
+    """Raise `SparsewoodError` for what is no collection of batches, such as one batch."""
     # Iterating over one batch would take its rows, or its inputs and its targets, for batches.
     one_batch = isinstance(data, Tensor | Mapping | str) or (isinstance(data, tuple | list) and not _alike(data))
     if one_batch or not isinstance(data, Iterable):

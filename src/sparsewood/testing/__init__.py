@@ -3,6 +3,7 @@
 from sparsewood.testing.checks import (
     check_allocation,
     check_criterion,
+    check_data,
     check_granularity,
     check_recovery,
     check_schedule,
@@ -16,6 +17,7 @@ __all__ = [
     "Architecture",
     "check_allocation",
     "check_criterion",
+    "check_data",
     "check_granularity",
     "check_recovery",
     "check_schedule",

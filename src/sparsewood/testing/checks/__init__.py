@@ -7,6 +7,7 @@ Each function raises `AssertionError` with what is wrong. They are meant for tes
 """
 
 from sparsewood.testing.checks.criterion import check_criterion
+from sparsewood.testing.checks.data import check_data
 from sparsewood.testing.checks.granularity import check_granularity
 from sparsewood.testing.checks.schedule import check_recovery, check_schedule
 from sparsewood.testing.checks.scope import check_allocation, check_scope
@@ -14,6 +15,7 @@ from sparsewood.testing.checks.scope import check_allocation, check_scope
 __all__ = [
     "check_allocation",
     "check_criterion",
+    "check_data",
     "check_granularity",
     "check_recovery",
     "check_schedule",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,12 +41,13 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def check_value(value: Any, kind: type) -> None:
+def check_value(value: Any, kind: type, names: Mapping[str, object] | None = None) -> None:
+    """A frozen dataclass whose representation, in which `names` may occur, rebuilds it."""
     name = type(value).__name__
     expect(isinstance(value, kind), f"{value!r} must be a {kind.__name__}")
     frozen = dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
     expect(bool(frozen), f"{name} must be a frozen dataclass")
-    namespace = vars(sys.modules[type(value).__module__]) | {"inf": math.inf, name: type(value)}
+    namespace = {**(names or {}), **vars(sys.modules[type(value).__module__]), "inf": math.inf, name: type(value)}
     expect(eval(repr(value), dict(namespace)) == value, f"repr {value!r} does not rebuild the value")
 
 

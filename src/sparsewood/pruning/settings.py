@@ -1,0 +1,199 @@
+"""What is pruned, when and how much: one value that a recipe, a training loop and a callback all carry out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sparsewood.allocation import Everywhere, Scope
+from sparsewood.criteria import Criterion, Magnitude
+from sparsewood.errors import SparsewoodError
+from sparsewood.granularity import NM, Element, Granularity
+from sparsewood.parameters import Entry
+from sparsewood.parameters import choose as choose_parameters
+from sparsewood.pruning.api import DEFAULT_AMOUNT, prune
+from sparsewood.recovery import FineTune, Recovery
+from sparsewood.schedules import Event, OneShot, Plan, Schedule, require_plan, spaced
+from sparsewood.statistics import Loss
+from sparsewood.statistics.collect import require_batches
+from sparsewood.types import Masks, Statistics
+
+Unit = Literal["round", "epoch", "step"]
+UNITS: tuple[Unit, ...] = ("round", "epoch", "step")
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is pruned, when and how much, and what follows.
+
+    Args:
+        rounds: how many rounds the schedule is asked for.
+        unit: with "round", every event is followed by its recovery and a training of its own; with "epoch" and "step"
+            the events fall into one training, event i before epoch (or step) `start + every * i`, and `recovery` says
+            from which weights that training starts.
+        include, exclude, protect_classifier, min_units: as in `prune`.
+        score_batches: how many batches of training data a criterion that needs data sees; None means all.
+
+    Raises `SparsewoodError` for a field of the wrong kind, and for a schedule whose amounts change from event to event
+    where scope or granularity (N:M) already say how much goes.
+
+    >>> from sparsewood.schedules import Cubic
+    >>> Pruning(schedule=Cubic(0.9), rounds=2, unit="epoch", start=1, every=2).events(steps_per_epoch=10).keys()
+    dict_keys([10, 30])
+    """
+
+    criterion: Criterion = Magnitude()
+    schedule: Schedule = OneShot(0.9)
+    scope: Scope = Everywhere()
+    granularity: Granularity = Element()
+    recovery: Recovery = FineTune()
+    rounds: int = 1
+    unit: Unit = "round"
+    start: int = 0
+    every: int = 1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    protect_classifier: bool = True
+    min_units: int = 1
+    score_batches: int | None = 1
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, type] = {
+            "criterion": Criterion,
+            "schedule": Schedule,
+            "scope": Scope,
+            "granularity": Granularity,
+            "recovery": Recovery,
+            "protect_classifier": bool,
+        }
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise SparsewoodError(f"Pruning: {name} must be a {kind.__name__}. Got {getattr(self, name)!r}.")
+        if self.unit not in UNITS:
+            raise SparsewoodError(f"Pruning: unit must be one of {', '.join(UNITS)}. Got {self.unit!r}.")
+        for name, least in (("start", 0), ("every", 1), ("min_units", 0), ("rounds", 1)):
+            _require_count(name, getattr(self, name), least)
+        if self.score_batches is not None:
+            _require_count("score_batches", self.score_batches, 1)
+        for name in ("include", "exclude"):
+            _require_names(name, getattr(self, name))
+        require_plan(self.plan)  # a number of rounds that the schedule cannot do is found out here
+        self._require_amounts(self.plan)
+
+    @property
+    def plan(self) -> Plan:
+        """The schedule's events, by round."""
+        return self.schedule(self.rounds)
+
+    @property
+    def fixes_amounts(self) -> bool:
+        """Whether scope or granularity say how much goes, so that the schedule only says when."""
+        own = self.scope.own_amounts
+        return isinstance(self.granularity, NM) or bool(own and None not in own.values())
+
+    def events(self, steps_per_epoch: int) -> dict[int, tuple[Event, ...]]:
+        """The events by the training step before which they take place, for units "epoch" and "step".
+
+        >>> Pruning(start=3, unit="epoch").events(steps_per_epoch=10)[30][0].amount
+        Sparsity(fraction=0.9)
+        """
+        _require_count("steps_per_epoch", steps_per_epoch, 1)
+        scale = steps_per_epoch if self.unit == "epoch" else 1
+        found: dict[int, tuple[Event, ...]] = {}
+        for event in spaced(self.plan, self.start * scale, self.every * scale):
+            found[event.step] = (*found.get(event.step, ()), event)
+        return found
+
+    def parameters(self, model: nn.Module, event: Event | None = None) -> list[Entry]:
+        """The parameters that `event` decides about; without one, those of events that name no layers.
+
+        Raises as `prune` does for names that mean nothing.
+
+        >>> [entry.name for entry in Pruning().parameters(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))]
+        ['0.weight']
+        """
+        layers = None if event is None else event.layers
+        return choose_parameters(
+            model,
+            include=self._include(layers),
+            exclude=list(self.exclude) or None,
+            protect_classifier=self.protect_classifier,
+            default=self.criterion.covers,
+        )
+
+    def choose(
+        self,
+        model: nn.Module,
+        event: Event,
+        masks: Masks,
+        *,
+        data: Iterable[Any] | None = None,
+        loss: Loss | None = None,
+        generator: torch.Generator | None = None,
+        statistics: Statistics | None = None,
+    ) -> Masks:
+        """The masks after `event`. Pure: the model is not changed.
+
+        What earlier `masks` removed stays removed. If the event regrows, that holds only for parameters that it is not
+        about. Of `data`, the first `score_batches` batches are read, and only by a criterion that needs any.
+
+        Raises as `prune` does.
+
+        >>> layer = nn.Linear(10, 1)
+        >>> setting = Pruning(schedule=OneShot(0.3))
+        >>> setting.choose(layer, setting.plan[0], Masks({})).sparsity
+        0.3
+        """
+        if event.regrow:
+            about = {name for entry in self.parameters(model, event) for name in (entry.name, *entry.aliases)}
+            masks = Masks.adopt({name: mask for name, mask in masks.items() if name not in about})
+        return prune(
+            model,
+            self.criterion,
+            DEFAULT_AMOUNT if self.fixes_amounts else event.amount,
+            scope=self.scope,
+            granularity=self.granularity,
+            include=self._include(event.layers),
+            exclude=list(self.exclude) or None,
+            protect_classifier=self.protect_classifier,
+            min_units=self.min_units,
+            masks=masks,
+            data=self._seen(data) if self.criterion.needs else None,
+            loss=loss,
+            statistics=statistics,
+            generator=generator,
+        )
+
+    def _include(self, layers: tuple[str, ...] | None) -> list[str] | None:
+        return list(self.include if layers is None else layers) or None
+
+    def _seen(self, data: Iterable[Any] | None) -> Iterable[Any] | None:
+        if data is None or self.score_batches is None:
+            return data
+        require_batches(data)  # of one batch, the first "batch" would be its inputs
+        return islice(data, self.score_batches)
+
+    def _require_amounts(self, plan: Plan) -> None:
+        amounts = {event.amount for event in plan}
+        if self.fixes_amounts and len(amounts) > 1:
+            who = f"granularity {self.granularity}" if isinstance(self.granularity, NM) else f"scope {self.scope}"
+            raise SparsewoodError(
+                f"Pruning: the amounts of {self.schedule} would be ignored, because {who} says how much goes. Use a "
+                "schedule whose events all ask for the same, such as OneShot, or give None as amount to keys of the "
+                "scope."
+            )
+
+
+def _require_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SparsewoodError(f"Pruning: {name} must be a whole number >= {least}. Got {value!r}.")
+
+
+def _require_names(name: str, value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+        raise SparsewoodError(f"Pruning: {name} must be a tuple of names and patterns, as ('conv1',). Got {value!r}.")
