@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch.utils.data import TensorDataset
 
-from sparsewood.data.split import PARTS, Split, stratified
+from sparsewood.data.part import Normalization, Part, Pixels
+from sparsewood.data.sampling import stratified
+from sparsewood.data.split import PARTS, HeldOut, Split
 from sparsewood.errors import SparsewoodError
 
 __all__ = ["digits"]
@@ -13,10 +14,10 @@ __all__ = ["digits"]
 BRIGHTEST = 16.0  # pixels are counts of set points in 4x4 blocks
 
 
-def digits(generator: torch.Generator | None = None, *, validation: float = 0.2, test: float = 0.2) -> Split:
+def digits(generator: torch.Generator | None = None, *, validation: int | float = 0.2, test: float = 0.2) -> Split:
     """The 1,797 images of scikit-learn's `load_digits`: 10 classes, float32[n, 1, 8, 8], in three disjoint parts.
 
-    `validation` and `test` are shares of each class; training gets the rest. Pixels are scaled to [0, 1], then
+    `validation` and `test` are shares of each class; training gets the rest. Pixels are scaled to [0, 1]; inputs are
     shifted and scaled by the mean and standard deviation of the training part. Without a `generator` the split is
     the one of seed 0. Raises `SparsewoodError` if scikit-learn is missing. Source: E. Alpaydin, C. Kaynak 1998,
     Optical Recognition of Handwritten Digits, https://doi.org/10.24432/C50P49.
@@ -39,6 +40,9 @@ def digits(generator: torch.Generator | None = None, *, validation: float = 0.2,
     if any(part.numel() == 0 for part in indices.values()):
         raise SparsewoodError(f"A part of the digits split is empty with validation={validation} and test={test}.")
     seen = images[indices["train"]]
-    images = (images - seen.mean()) / seen.std()
-    parts = {part: TensorDataset(images[index], labels[index]) for part, index in indices.items()}
-    return Split("digits", **parts, classes=10, indices=indices)
+    normalization = Normalization((float(seen.mean()),), (float(seen.std()),))
+    parts = {
+        part: Part(Pixels(images), labels[index], normalization, index, training=part == "train")
+        for part, index in indices.items()
+    }
+    return Split("digits", parts["train"], parts["validation"], HeldOut(parts["test"]), classes=10, indices=indices)

@@ -1,84 +1,173 @@
-"""Disjoint parts of one data set, and batches of them."""
+"""Disjoint parts of one data set; the one that is read last is sealed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
+from sparsewood.data.part import Part
+from sparsewood.data.sampling import stratified
 from sparsewood.errors import SparsewoodError
+from sparsewood.seeds import generator_for
 
-__all__ = ["Split", "batches", "stratified"]
+__all__ = ["PARTS", "HeldOut", "Split", "Subsets", "batches"]
 
 PARTS: tuple[str, ...] = ("train", "validation", "test")
 
 
+class HeldOut:
+    """A part that nothing may be chosen on: it has to be opened to be read, and that is counted.
+
+    A run that reports on it opens it once, after all training and choosing, and can show `openings == 1`.
+
+    >>> from sparsewood.data.part import Pixels
+    >>> test = HeldOut(Part(Pixels(torch.zeros(2, 1, 1, 1)), torch.tensor([0, 1]), None))
+    >>> len(test), test.openings
+    (2, 0)
+    >>> test.open().labels, test.openings
+    (tensor([0, 1]), 1)
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._openings = [0]  # a list, so that subsets count in the same place
+
+    @property
+    def openings(self) -> int:
+        """How many times this part, or a subset of it, was opened."""
+        return self._openings[0]
+
+    def open(self) -> Part:
+        """The part itself."""
+        self._openings[0] += 1
+        return self._part
+
+    def subset(self, indices: Tensor) -> HeldOut:
+        """The examples at `indices`, sealed as well; opening either counts for both."""
+        subset = HeldOut(self._part.subset(indices))
+        subset._openings = self._openings
+        return subset
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image: (channels, height, width)."""
+        return self._part.shape
+
+    def __iter__(self) -> Any:
+        raise SparsewoodError(
+            "The test part is held out. After all training and choosing, open it once: split.test.open()."
+        )
+
+    def __getitem__(self, index: object) -> Any:
+        return iter(self)
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Small parts for scores and losses during pruning, each in the order of the whole data set.
+
+    `subset_val` and `subset_val2` are of the validation part, `subset_test` of the test part.
+    """
+
+    subset_val: Part
+    subset_val2: Part
+    subset_test: HeldOut
+
+
 @dataclass(frozen=True)
 class Split:
-    """Three data sets of (inputs, labels), and which examples of the whole each holds.
+    """Training, validation and test examples of one data set, and which examples of the whole each part holds.
 
-    `indices[part]` are int64 positions in the whole data set; that they are disjoint is asserted.
+    `indices[part]` are int64 positions in the whole data set; that they are disjoint is asserted. `note` says in what
+    the data differ from the published set ("data_batch_1 only, 10,000 of 50,000 training images"); it belongs beside
+    every number measured on them. `class_names` is empty where classes have no names.
     """
 
     name: str
-    train: TensorDataset
-    validation: TensorDataset
-    test: TensorDataset
+    train: Part
+    validation: Part
+    test: HeldOut
     classes: int
     indices: Mapping[str, Tensor] = field(repr=False)
+    note: str = ""
+    class_names: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         drawn = torch.cat([self.indices[part] for part in PARTS])
         assert drawn.unique().numel() == drawn.numel(), f"{self.name}: an example is in two parts of the split"
         for part in PARTS:
             assert len(getattr(self, part)) == self.indices[part].numel(), f"{self.name}: {part} and its indices differ"
+            assert getattr(self, part).shape == self.input_shape, f"{self.name}: {part} has images of another shape"
+        assert not self.validation.training, f"{self.name}: the validation part says it is for training"
+        assert not self.class_names or len(self.class_names) == self.classes, f"{self.name}: {self.classes} class names"
 
     @property
     def sizes(self) -> dict[str, int]:
         """Number of examples of each part."""
         return {part: self.indices[part].numel() for part in PARTS}
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input: (channels, height, width)."""
+        return self.train.shape
 
-def stratified(labels: Tensor, shares: Sequence[float], generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Disjoint index vectors, one for each share and a last one for the rest, alike in their class proportions.
+    def subsets(self, val_size: int, eval_size: int, *, seed: int = 0, disjoint: bool = True) -> Subsets:
+        """`subset_val` of `val_size` examples, `subset_val2` and `subset_test` of `eval_size`.
 
-    Of n examples of a class, part i gets round(shares[i] * n); which ones is drawn from `generator`. Indices are
-    ascending. Raises `SparsewoodError` if the shares are negative or leave nothing for the rest.
+        The first two come from the validation part and have no example in common; with `disjoint=False` they are
+        drawn independently. Classes are represented alike, examples keep their order, and nothing is shuffled:
+        which examples they are depends on `seed` and the sizes only. Raises `SparsewoodError` if the validation or
+        the test part is too small.
+        """
+        needed = {"validation": val_size + eval_size if disjoint else max(val_size, eval_size), "test": eval_size}
+        for part, count in needed.items():
+            if min(val_size, eval_size) < 1 or count > self.sizes[part]:
+                raise SparsewoodError(
+                    f"Subsets of {val_size} and {eval_size} examples need {count} of {self.name}'s {part} part, which "
+                    f"has {self.sizes[part]}. Sizes start at 1."
+                )
+        labels = self.validation.labels
+        first, rest = _drawn(labels, val_size, generator_for(seed, "subset_val"))
+        if disjoint:
+            second = rest[_drawn(labels[rest], eval_size, generator_for(seed, "subset_val2"))[0]]
+        else:
+            second = _drawn(labels, eval_size, generator_for(seed, "subset_val2"))[0]
+        # Labels alone are looked at, to represent classes alike: that is cutting the data, not measuring on them.
+        test = _drawn(self.test._part.labels, eval_size, generator_for(seed, "subset_test"))[0]
+        return Subsets(self.validation.subset(first), self.validation.subset(second), self.test.subset(test))
 
-    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-    >>> part, rest = stratified(labels, [0.25], torch.Generator().manual_seed(0))
-    >>> labels[part], labels[rest]
-    (tensor([0, 1]), tensor([0, 0, 0, 1, 1, 1]))
-    """
-    if any(share < 0 for share in shares) or sum(shares) >= 1:
-        raise SparsewoodError(f"Shares of a split must be >= 0 and sum to less than 1. Got {list(shares)}.")
-    parts: list[list[Tensor]] = [[] for _ in range(len(shares) + 1)]
-    for label in labels.unique():
-        members = (labels == label).nonzero().reshape(-1)
-        members = members[torch.randperm(members.numel(), generator=generator)]
-        sizes = [round(share * members.numel()) for share in shares]
-        for part, chosen in zip(parts, members.split([*sizes, members.numel() - sum(sizes)]), strict=True):
-            part.append(chosen)
-    return tuple(torch.cat(part).sort().values for part in parts)
+
+def _drawn(labels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    if count == len(labels):
+        return torch.arange(count), torch.arange(0)
+    part, rest = stratified(labels, [count], generator)
+    return part, rest
 
 
 def batches(
-    data: TensorDataset, batch_size: int, *, generator: torch.Generator | None = None
+    data: Dataset[tuple[Tensor, ...]], batch_size: int, *, generator: torch.Generator | None = None
 ) -> DataLoader[tuple[Tensor, ...]]:
     """A loader of whole batches: in order, or in a new order each pass drawn from `generator` if one is given.
 
-    The last batch is smaller when `batch_size` does not divide the number of examples; none is dropped.
+    `data` is a `Part` or a `TensorDataset`. The last batch is smaller when `batch_size` does not divide the number of
+    examples; none is dropped. For training that can be cut and resumed, see `Loader`.
 
+    >>> from torch.utils.data import TensorDataset
     >>> data = TensorDataset(torch.arange(5), torch.arange(5))
     >>> [labels.tolist() for _, labels in batches(data, 2)]
     [[0, 1], [2, 3], [4]]
     """
     if batch_size < 1:
         raise SparsewoodError(f"The batch size must be >= 1. Got {batch_size}.")
-    sampler = SequentialSampler(data) if generator is None else RandomSampler(data, generator=generator)
+    sampler: Any = SequentialSampler(data) if generator is None else RandomSampler(data, generator=generator)  # type: ignore[arg-type]
     # batch_size=None hands the sampler's whole list of indices to the data set: one indexing per batch, not per image.
     # Without a generator of its own a loader draws from the global random state, even where nothing is random.
     return DataLoader(
