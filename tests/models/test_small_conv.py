@@ -16,10 +16,10 @@ def test_parameters_in_closed_form() -> None:
     assert sum(p.numel() for p in model.parameters()) == expected == 69370
 
 
-@pytest.mark.parametrize(("channels", "size"), [((4,), 8), ((4, 8), 8), ((4, 8, 8), 28), ((4,) * 6, 32)])
+@pytest.mark.parametrize(("widths", "size"), [((4,), 8), ((4, 8), 8), ((4, 8, 8), 28), ((4,) * 6, 32)])
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_any_depth_and_size(channels: tuple[int, ...], size: int, batch_norm: bool) -> None:
-    model = small_conv(channels, in_channels=3, size=size, classes=7, hidden=16, batch_norm=batch_norm)
+def test_any_depth_and_size(widths: tuple[int, ...], size: int, batch_norm: bool) -> None:
+    model = small_conv(widths, channels=3, size=size, classes=7, hidden=16, batch_norm=batch_norm)
     assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
     assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == batch_norm
 
@@ -32,7 +32,12 @@ def test_weights_follow_the_generator_and_leave_the_global_state() -> None:
     assert not torch.equal(one.hidden.weight, other.hidden.weight)
 
 
-@pytest.mark.parametrize(("channels", "size"), [((), 8), ((4, 4, 4, 4), 2)])
-def test_too_small_an_image_is_refused(channels: tuple[int, ...], size: int) -> None:
+@pytest.mark.parametrize(("widths", "size"), [((), 8), ((4, 4, 4, 4), 2)])
+def test_too_small_an_image_is_refused(widths: tuple[int, ...], size: int) -> None:
     with pytest.raises(SparsewoodError, match=f"size={size}"):
-        small_conv(channels, size=size)
+        small_conv(widths, size=size)
+
+
+def test_widths_must_be_counts() -> None:
+    with pytest.raises(SparsewoodError, match=r"'widths' of small_conv must be a whole number >= 1. Got 0"):
+        small_conv((4, 0))

@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsewood.errors import SparsewoodError
+from sparsewood.models.initial import drawn_from, he_normal, require_choice, require_counts
+
+__all__ = ["ResNetCifar", "resnet20", "resnet_cifar"]
 
 WIDTHS = (16, 32, 64)
 
 
-def resnet_cifar(depth: int = 20, classes: int = 10, *, channels: int = 3, shortcut: str = "A") -> ResNetCifar:
+def resnet_cifar(
+    depth: int = 20,
+    classes: int = 10,
+    *,
+    channels: int = 3,
+    shortcut: Literal["A", "B"] = "A",
+    generator: torch.Generator | None = None,
+) -> ResNetCifar:
     """The residual network of 6n + 2 layers: 20, 32, 44, 56, 110, 1202, or any other n >= 1.
 
     Shortcut "A" has no parameters: where a stage halves the resolution and doubles the width, every second pixel is
     taken and zero channels are added. "B" has a 1 x 1 convolution with BatchNorm there. With "A" and 10 classes, depths
     20 / 32 / 44 / 56 / 110 / 1202 have 0.27 / 0.46 / 0.66 / 0.85 / 1.7 / 19.4 million parameters.
 
-    Maps float[N, channels, H, W] (H = W = 32 in the paper) to logits float[N, classes]. Weights are drawn from
-    PyTorch's global generator (He et al. 2015, https://arxiv.org/abs/1502.01852). Raises `SparsewoodError` for another
-    depth or shortcut.
+    Maps float[N, channels, H, W] (H = W = 32 in the paper) to logits float[N, classes]. Raises
+    `SparsewoodError` for another depth or shortcut.
 
     Source: He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, https://arxiv.org/abs/1512.03385.
 
     >>> sum(parameter.numel() for parameter in resnet_cifar(20).parameters())
     269722
     """
-    if depth < 8 or (depth - 2) % 6:
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
         raise SparsewoodError(
             f"The 'depth' of resnet_cifar must be 6n + 2 with n >= 1, as 20, 32, 44, 56, 110. Got {depth!r} instead."
         )
-    if shortcut not in ("A", "B"):
-        raise SparsewoodError(f"The 'shortcut' of resnet_cifar must be 'A' or 'B'. Got {shortcut!r} instead.")
-    model = ResNetCifar((depth - 2) // 6, classes, channels, ZeroPadded if shortcut == "A" else Projected)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return model
+    require_counts("resnet_cifar", classes=classes, channels=channels)
+    require_choice("resnet_cifar", "shortcut", shortcut, ("A", "B"))
+    with drawn_from(generator):
+        model = ResNetCifar((depth - 2) // 6, classes, channels, ZeroPadded if shortcut == "A" else Projected)
+        he_normal(model)
+        return model
 
 
-def resnet20(classes: int = 10) -> ResNetCifar:
+def resnet20(classes: int = 10, *, channels: int = 3, generator: torch.Generator | None = None) -> ResNetCifar:
     """The residual network of 20 layers with parameter-free shortcuts: `resnet_cifar(20, classes)`.
 
     >>> len(resnet20().layer1)
     3
     """
-    return resnet_cifar(20, classes)
+    return resnet_cifar(20, classes, channels=channels, generator=generator)
 
 
 class ZeroPadded(nn.Module):

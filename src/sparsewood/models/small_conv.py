@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.errors import SparsewoodError
+from sparsewood.models.initial import drawn_from, require_counts
 
 __all__ = ["SmallConv", "small_conv"]
 
@@ -22,22 +23,23 @@ class SmallConv(nn.Module):
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [n, classes] of images [n, in_channels, size, size]."""
+        """Logits float[N, classes] of images float[N, channels, size, size]."""
         return self.classifier(self.hidden(self.features(images).flatten(1)).relu())
 
 
 def small_conv(
-    channels: Sequence[int] = (16, 32),
+    widths: Sequence[int] = (16, 32),
     *,
     hidden: int = 128,
     classes: int = 10,
-    in_channels: int = 1,
+    channels: int = 1,
     size: int = 8,
     batch_norm: bool = False,
     generator: torch.Generator | None = None,
 ) -> SmallConv:
     """A small convolutional network for square images of `size` pixels: convolutions, one hidden layer, a classifier.
 
+    `widths` are the convolutions' output channels. Maps float[N, channels, size, size] to logits float[N, classes].
     Initial weights come from `generator` if one is given; the global random state is then left as it was.
     Raises `SparsewoodError` if the image is too small for the number of layers.
 
@@ -45,22 +47,23 @@ def small_conv(
     >>> model(torch.zeros(2, 1, 8, 8)).shape, sum(p.numel() for p in model.parameters())
     (torch.Size([2, 10]), 2570)
     """
-    edge = size >> (len(channels) // 2)
-    if not channels or edge < 1:
+    require_counts("small_conv", hidden=hidden, classes=classes, channels=channels, size=size)
+    edge = size >> (len(widths) // 2)
+    if not widths or edge < 1:
         raise SparsewoodError(
             f"small_conv needs at least one layer and an image that can be halved once for every second one. "
-            f"Got channels={tuple(channels)} and size={size}."
+            f"Got widths={tuple(widths)} and size={size}."
         )
-    with torch.random.fork_rng(devices=[], enabled=generator is not None):
-        if generator is not None:
-            torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        features = _features(in_channels, channels, batch_norm)
-        return SmallConv(features, nn.Linear(channels[-1] * edge**2, hidden), nn.Linear(hidden, classes))
+    for width in widths:
+        require_counts("small_conv", widths=width)
+    with drawn_from(generator):
+        features = _features(channels, widths, batch_norm)
+        return SmallConv(features, nn.Linear(widths[-1] * edge**2, hidden), nn.Linear(hidden, classes))
 
 
-def _features(in_channels: int, channels: Sequence[int], batch_norm: bool) -> nn.Sequential:
+def _features(channels: int, widths: Sequence[int], batch_norm: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for number, (inputs, outputs) in enumerate(zip((in_channels, *channels), channels, strict=False), start=1):
+    for number, (inputs, outputs) in enumerate(zip((channels, *widths), widths, strict=False), start=1):
         layers.append(nn.Conv2d(inputs, outputs, 3, padding=1, bias=not batch_norm))
         if batch_norm:
             layers.append(nn.BatchNorm2d(outputs))

@@ -1,0 +1,132 @@
+"""Models of torchvision and timm."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.models.wheels import ensure_torchvision
+
+__all__ = ["built", "from_timm", "from_torchvision", "library", "renamed", "unknown_parameter"]
+
+TORCHVISION_NAMES = {"classes": "num_classes"}
+TIMM_NAMES = {"classes": "num_classes", "channels": "in_chans"}
+
+
+def from_torchvision(name: str, pretrained: bool | str, parameters: Mapping[str, Any]) -> nn.Module:
+    """The classifier `name` of torchvision, with `pretrained` weights (True: its best ones) or new ones.
+
+    Raises `UnknownName` for another name or parameter, `SparsewoodError` if torchvision is missing or refuses. Its
+    GoogLeNet and Inception give more than logits in training mode unless `aux_logits=False`.
+    """
+    models = library("torchvision", "vision").models
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UnknownName.among("model of torchvision", name, known)
+    weights = "DEFAULT" if pretrained is True else pretrained or None
+    settings = renamed(parameters, TORCHVISION_NAMES)
+
+    def accepted() -> list[str]:
+        return _constructor_parameters(lambda: models.get_model(name), TORCHVISION_NAMES)
+
+    return built(
+        f"torchvision:{name}", lambda: models.get_model(name, weights=weights, **settings), accepted, pretrained
+    )
+
+
+def from_timm(name: str, pretrained: bool | str, parameters: Mapping[str, Any]) -> nn.Module:
+    """The model `name` of timm, with `pretrained` weights or new ones; new `classes` get a new classifier.
+
+    Raises `UnknownName` for another name or parameter, `SparsewoodError` if timm is missing or refuses.
+    """
+    timm = library("timm", "vision")
+    if not timm.is_model(name):
+        raise UnknownName.among("model of timm", name, timm.list_models())
+    if isinstance(pretrained, str):
+        raise SparsewoodError(
+            f"timm takes the name of the weights as part of the model's. Got pretrained={pretrained!r}. Ask for "
+            f"'timm:{name}.{pretrained}' with pretrained=True."
+        )
+    settings = renamed(parameters, TIMM_NAMES)
+
+    def accepted() -> list[str]:
+        return _constructor_parameters(lambda: timm.create_model(name), TIMM_NAMES)
+
+    return built(
+        f"timm:{name}", lambda: timm.create_model(name, pretrained=pretrained, **settings), accepted, pretrained
+    )
+
+
+def library(package: str, extra: str) -> ModuleType:
+    """The imported `package`, or `SparsewoodError` with the command that installs it."""
+    ensure_torchvision()  # timm and the image models of transformers import torchvision
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise SparsewoodError(
+            f"Models of {package} need the package {error.name!r}, which is not installed. Run: "
+            f"pip install 'sparsewood[{extra}]'"
+        ) from error
+
+
+def renamed(parameters: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """`parameters` as a library calls them. Raises `SparsewoodError` if one is given under both names."""
+    for name, other in names.items():
+        if name in parameters and other in parameters:
+            raise SparsewoodError(f"{name!r} and {other!r} are the same parameter. Got both. Leave {other!r} out.")
+    return {names.get(name, name): value for name, value in parameters.items()}
+
+
+def unknown_parameter(label: str, name: str, accepted: Iterable[str]) -> UnknownName:
+    """The error for a parameter that the model called `label` does not take.
+
+    >>> print(unknown_parameter("model 'resnet_cifar'", "deph", ["depth", "classes"]))
+    The model 'resnet_cifar' has no parameter 'deph'. Did you mean 'depth'? It takes depth, classes.
+    """
+    accepted = list(accepted)
+    close = difflib.get_close_matches(name, accepted, n=1, cutoff=0.7)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    takes = f"It takes {', '.join(accepted)}." if accepted else "Its documentation says what it takes."
+    return UnknownName(f"The {label} has no parameter {name!r}.{hint} {takes}")
+
+
+def built(
+    label: str, build: Callable[[], nn.Module], accepted: Callable[[], list[str]], pretrained: bool | str
+) -> nn.Module:
+    """What `build` gives; what it raises becomes a `SparsewoodError` that says what to do."""
+    try:
+        return build()
+    except Exception as error:
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if isinstance(error, TypeError) and unexpected:
+            raise unknown_parameter(f"model {label!r}", unexpected[1], accepted()) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
+        if pretrained:
+            raise SparsewoodError(
+                f"The pretrained weights of {label!r} could not be loaded (pretrained={pretrained!r}): {reason}. They "
+                "are downloaded when first used: without a connection, put them into the library's cache beforehand, "
+                "or leave 'pretrained' out."
+            ) from error
+        raise SparsewoodError(f"The model {label!r} could not be built with these parameters: {reason}.") from error
+
+
+def _constructor_parameters(build: Callable[[], nn.Module], names: Mapping[str, str]) -> list[str]:
+    """What the class of the model takes, in our words; empty where this cannot be told without building it in full."""
+    try:
+        with torch.device("meta"):
+            parameters = inspect.signature(type(build())).parameters.values()
+    except Exception:  # some models compute numbers while they are built, which the meta device has not
+        return []
+    ours = {other: name for name, other in names.items()}
+    # What has no default is what the library itself gives.
+    optional = [p.name for p in parameters if p.default is not p.empty]
+    return [ours.get(name, name) for name in optional]
