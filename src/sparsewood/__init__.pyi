@@ -32,9 +32,10 @@ from .errors import FileFormatError, OutputError, SparsewoodError, UnknownName
 from .granularity import NM, Block, Channel, Column, Element, Filter, Kernel, Row, Units, Vector
 from .masks import Keeper, apply_masks, enforce, masks_from_state_dict
 from .measurement import Measurement, compare_latency, evaluate, latency, measure
-from .pruning import prune, score
+from .pruning import Pruning, prune, score
 from .statistics import AbsoluteGradient, Gradient, InputPower, collect
-from .types import Compression, Count, Density, Masks, Remaining, Sparsity, Statistics
+from .train import Pruner
+from .types import Compression, Count, Density, Masks, Remaining, Sparsity, Statistics, Threshold
 
 __version__: str
 __all__ = [
@@ -68,12 +69,15 @@ __all__ = [
     "PerLayer",
     "PerRow",
     "PerType",
+    "Pruner",
+    "Pruning",
     "Random",
     "Remaining",
     "Row",
     "SparsewoodError",
     "Sparsity",
     "Statistics",
+    "Threshold",
     "Uniform",
     "Units",
     "UnknownName",
