@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils.data import TensorDataset
 
+from sparsewood.data import HeldOut, Part
 from sparsewood.report.rows import aggregate, order_of, read_csv
 from sparsewood.run import demo as module
 from sparsewood.run.cli import main
 from sparsewood.run.demo import EXPECTED_ORDER, STRATEGIES, run_demo, steps
 from sparsewood.run.settings import DemoSettings
+from sparsewood.train import SGD, Training
 
 FILES = {"results.csv", "params.json", "metrics.json", "masks_summary.csv", "curve.png"}
 TINY = DemoSettings(seeds=(0, 1), compressions=(1.0, 8.0), epochs=1, finetune_epochs=1, batch_size=256)
@@ -143,27 +143,23 @@ class Recorder:
         self.events: list[str] = []
         self.orders: list[list[int]] = []
         self.rates: list[tuple[float, int]] = []
-        fit, digits = module.fit, module.digits
+        fit, open_test = module.fit, HeldOut.open
         recorder = self
 
-        class Watched(TensorDataset):
-            def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
-                recorder.events.append("test")
-                return super().__getitem__(index)
+        def watched_open(self: HeldOut) -> Part:
+            recorder.events.append("test")
+            return open_test(self)
 
-        def recording_fit(model: Any, train: Any, **rest: Any) -> Any:
+        def recording_fit(model: Any, train: Any, training: Training, **rest: Any) -> Any:
             recorder.events.append("fit")
             seen = list(train)
             recorder.orders.append([int(label) for _, labels in seen for label in labels])
-            recorder.rates.append((rest["optimizer"].param_groups[0]["lr"], rest["epochs"]))
-            return fit(model, seen, **rest)
-
-        def watched_digits(generator: torch.Generator) -> Any:
-            split = digits(generator)
-            return replace(split, test=Watched(*split.test.tensors))
+            assert isinstance(training.optimizer, SGD)
+            recorder.rates.append((training.optimizer.lr, training.epochs))
+            return fit(model, seen, training, **rest)
 
         monkeypatch.setattr(module, "fit", recording_fit)
-        monkeypatch.setattr(module, "digits", watched_digits)
+        monkeypatch.setattr(HeldOut, "open", watched_open)
 
 
 def test_the_test_part_is_read_after_all_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +167,7 @@ def test_the_test_part_is_read_after_all_training(monkeypatch: pytest.MonkeyPatc
     run_demo(TINY)
     fits = len(TINY.seeds) * (2 + len(STRATEGIES))
     assert recorder.events[:fits] == ["fit"] * fits
-    assert set(recorder.events[fits:]) == {"test"}
+    assert recorder.events[fits:] == ["test"]
 
 
 def test_settings_can_be_chosen_without_the_test_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,6 @@ from sparsewood.run.settings import DEFAULTS, DemoSettings, Part, parse_compress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sparsewood.report.table import Table
-
 __all__ = ["app", "main"]
 
 USER_ERROR = 2
@@ -54,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sparsewood: {error}", file=sys.stderr)
         return USER_ERROR
     except (SparsewoodError, CycloptsError) as error:
-        print(f"sparsewood: {' '.join(str(error).split())}", file=sys.stderr)
+        # A recipe's mistakes have a line each; any other error is one line.
+        problems = getattr(error, "problems", None)
+        text = str(error) if problems else " ".join(str(error).split())
+        print(f"sparsewood: {text}", file=sys.stderr)
         return USER_ERROR
     return 0
 
@@ -131,24 +132,126 @@ def demo(
     _demo(settings, output or Path("runs/demo-dry-run" if dry_run else "runs/demo"), quiet=quiet)
 
 
+@app.command
+def run(
+    recipe: Path,
+    /,
+    *,
+    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+    jobs: int = 1,
+    dry_run: bool = False,
+    quiet: bool = False,
+    plan: bool = False,
+    save_model: Path | None = None,
+    log_interval: float = 15.0,
+    arch: str | None = None,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    test_batch_size: int | None = None,
+    optimizer: str | None = None,
+    lr: float | None = None,
+    max_lr: float | None = None,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    pretrained: bool = False,
+    init_model: Path | None = None,
+    seed: int | None = None,
+    output: Path | None = None,
+) -> None:
+    """Carry out a recipe: train, prune, train again, and at the end read the test data once.
+
+    The same command goes on where an earlier one stopped or was killed, with the same numbers; what is finished is not
+    done again. Results lie in OUTPUT/NAME-HASH, where the hash is that of all that decides the numbers.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file; those that come with sparsewood are in recipes/.
+    set_
+        A setting of the recipe, as in --set training.epochs=5; may be given several times.
+    jobs
+        How many processes share the work. The numbers are the same.
+    dry_run
+        One batch end to end through every stage, to see that all works.
+    quiet
+        Show no progress.
+    plan
+        Show what would be pruned when, and stop.
+    save_model
+        Write the weights of the last network of the first seed there, as safetensors.
+    log_interval
+        Seconds between lines of progress where there is no terminal.
+    arch
+        The model: --set model=...
+    data
+        The data set: --set data=...
+    data_dir
+        Where its files are: --set data.root=... (default: the environment variable SPARSEWOOD_DATA).
+    epochs
+        Of the dense training: --set training.epochs=...
+    batch_size
+        Images in a training step.
+    test_batch_size
+        Images in a step of an evaluation.
+    optimizer
+        SGD, Adam or AdamW.
+    lr
+        The optimizer's learning rate.
+    max_lr
+        The peak of one cycle that starts at --lr (Smith and Topin 2018, https://arxiv.org/abs/1708.07120).
+    momentum
+        Of SGD.
+    weight_decay
+        L2 penalty.
+    pretrained
+        Start from the published weights of a torchvision, timm or transformers model.
+    init_model
+        Start from the weights in a file.
+    seed
+        One seed instead of the recipe's.
+    output
+        Where the run's directory goes.
+    """
+    from sparsewood.run.shortcuts import overrides
+
+    options = {name: value for name, value in locals().items() if name != "overrides"}
+    shortcuts = overrides(options)
+    from sparsewood.run.command import run_recipe
+
+    run_recipe(
+        recipe,
+        [*shortcuts, *(set_ or ())],
+        jobs=jobs,
+        dry_run=dry_run,
+        quiet=quiet,
+        plan_only=plan,
+        save_model=save_model,
+        seconds=log_interval,
+    )
+
+
 @app.command(name="list")
 def list_(kind: Annotated[str | None, Parameter(name="kind")] = None, /) -> None:
-    """Print what there is of one kind, with one line about each; without a kind, of every kind.
+    """Print what there is of one kind, with one line about each and its parameters; without a kind, of every kind.
 
     Parameters
     ----------
     kind
-        criteria, granularities, scopes, allocations, schedules, recoveries, models or data.
+        criteria, granularities, scopes, allocations, amounts, schedules, recoveries, initializers, models, data,
+        augmentations, optimizers or rates.
     """
-    from sparsewood.run.catalogue import KINDS, catalogue
+    from sparsewood.run.catalogue import KINDS, catalogue, takes
 
     for title in KINDS if kind is None else (kind,):
         found = catalogue(title)
         if kind is None:
             print(f"{title}:")
-        width = max(len(name) for name, _ in found)
+        width = max((len(name) for name, _ in found), default=0)
         for name, line in found:
-            print(f"{'' if kind else '  '}{name:<{width}}  {line}")
+            given = takes(title, name) if kind else ""
+            print(f"{'' if kind else '  '}{name:<{width}}  {line}{f' Takes {given}.' if given else ''}")
 
 
 def _demo(settings: DemoSettings, output: Path, *, quiet: bool) -> None:
@@ -163,6 +266,7 @@ def _demo(settings: DemoSettings, output: Path, *, quiet: bool) -> None:
     from sparsewood.run.demo import EXPECTED_ORDER, run_demo, steps
     from sparsewood.run.demo_files import title, write_all
     from sparsewood.run.progress import progress
+    from sparsewood.run.show import show
 
     with progress(steps(settings), quiet=quiet) as advance:
         outcome = run_demo(settings, advance)
@@ -172,24 +276,12 @@ def _demo(settings: DemoSettings, output: Path, *, quiet: bool) -> None:
     seeds = points[0].seeds
     over = f"mean +- sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no deviation"
     heading = f"{title(settings)}, {over}"
-    _show(compression_table(points, heading))
+    show(compression_table(points, heading))
     if orders and not settings.dry_run:
         print("\nDid the expected order of the means after fine-tuning hold?", *order_lines(orders), sep="\n")
     print("\nWritten:")
     for path in paths:
         print(f"  {path}")
-
-
-def _show(table: Table) -> None:
-    """With lines on a terminal, as plain text where a pipe or a file takes it."""
-    from sparsewood.report.table import as_rich, as_text
-
-    if not sys.stdout.isatty():
-        print(as_text(table))
-        return
-    from rich.console import Console
-
-    Console().print(as_rich(table))
 
 
 if __name__ == "__main__":

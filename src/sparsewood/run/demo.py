@@ -11,25 +11,24 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from sparsewood.allocation import Everywhere, PerLayer, Scope
 from sparsewood.criteria import Criterion, Magnitude, Random, WeightTimesGradient
-from sparsewood.data import digits
+from sparsewood.data import Part, digits
 from sparsewood.data.split import Split, batches
-from sparsewood.masks import apply_masks, enforce
+from sparsewood.masks import apply_masks
 from sparsewood.measurement import evaluate, measure
 from sparsewood.models import small_conv
 from sparsewood.pruning import prune
 from sparsewood.report.rows import Result
 from sparsewood.run.progress import Advance, no_progress
 from sparsewood.run.settings import DemoSettings
-from sparsewood.train import fit
+from sparsewood.train import SGD, Training, fit
 from sparsewood.types import Compression, Masks
 
 __all__ = ["EXPECTED_ORDER", "STRATEGIES", "Layer", "Outcome", "Strategy", "run_demo", "steps"]
@@ -149,7 +148,7 @@ def _split(settings: DemoSettings) -> Split:
     if not settings.dry_run:
         return split
     indices = {**split.indices, "train": split.indices["train"][: settings.batch_size]}
-    one_batch = TensorDataset(*(tensor[: settings.batch_size] for tensor in split.train.tensors))
+    one_batch = split.train.subset(torch.arange(len(indices["train"])))
     return replace(split, train=one_batch, indices=indices)
 
 
@@ -198,18 +197,20 @@ def _fit(bench: Bench, model: nn.Module, seed: int, purpose: str, masks: Masks |
     settings = bench.settings
     dense = purpose == "dense training"
     order = _generator(seed, "order of dense training" if dense else "order of fine-tuning")
-    optimizer = torch.optim.SGD(
-        model.parameters(), settings.lr, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay
+    training = Training(
+        epochs=settings.epochs if dense else settings.finetune_epochs,
+        batch_size=settings.batch_size,
+        optimizer=SGD(settings.lr, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay),
     )
-    with nullcontext() if masks is None else enforce(model, masks, optimizer):
-        history = fit(
-            model,
-            batches(bench.split.train, settings.batch_size, generator=order),
-            optimizer=optimizer,
-            epochs=settings.epochs if dense else settings.finetune_epochs,
-            on_batch=lambda _: bench.advance(f"seed {seed}: {purpose}"),
-        )
-    return len(history.epochs)
+    fitted = fit(
+        model,
+        batches(bench.split.train, settings.batch_size, generator=order),
+        training,
+        seed=seed,
+        masks=masks,
+        on_batch=lambda _: bench.advance(f"seed {seed}: {purpose}"),
+    )
+    return len(fitted.history.epochs)
 
 
 # ---------------------------------------------------------------- evaluation
@@ -218,8 +219,9 @@ def _fit(bench: Bench, model: nn.Module, seed: int, purpose: str, masks: Masks |
 def _outcome(bench: Bench, candidates: Sequence[Candidate]) -> Outcome:
     results: list[Result] = []
     layers: list[Layer] = []
+    data = bench.split.test.open() if bench.settings.evaluate_on == "test" else bench.split.validation
     for candidate in candidates:
-        result, its_layers = _evaluated(bench, candidate)
+        result, its_layers = _evaluated(bench, data, candidate)
         # The control belongs to every strategy: with nothing removed they are one and the same.
         names = [s.name for s in STRATEGIES] if candidate.case.strategy == DENSE else [candidate.case.strategy]
         results += [replace(result, strategy=name) for name in names]
@@ -230,9 +232,8 @@ def _outcome(bench: Bench, candidates: Sequence[Candidate]) -> Outcome:
     return Outcome(tuple(results), tuple(layers), bench.split.sizes)
 
 
-def _evaluated(bench: Bench, candidate: Candidate) -> tuple[Result, list[Layer]]:
+def _evaluated(bench: Bench, data: Part, candidate: Candidate) -> tuple[Result, list[Layer]]:
     settings = bench.settings
-    data = bench.split.test if settings.evaluate_on == "test" else bench.split.validation
     loader = batches(data, settings.test_batch_size)
     model = _network(torch.Generator())  # its weights are replaced; the global random state is not to be drawn from
     model.load_state_dict(candidate.pruned)

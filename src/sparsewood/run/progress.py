@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 __all__ = ["Advance", "no_progress", "progress"]
 
-Advance = Callable[[str], None]
-"""Called once for each step that is done, with what is being done."""
+
+class Advance(Protocol):
+    """Called for each step that is done, or for several together, with what is being done."""
+
+    def __call__(self, doing: str, steps: int = 1, /) -> None: ...
+
 
 SECONDS_BETWEEN_LINES = 15.0
 
 
-def no_progress(doing: str) -> None:
+def no_progress(doing: str, steps: int = 1, /) -> None:
     """Show nothing."""
 
 
 @contextmanager
-def progress(total: int, *, quiet: bool = False) -> Iterator[Advance]:
+def progress(total: int, *, quiet: bool = False, seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Advance]:
     """Yield what is to be called after each of `total` steps. All that is shown goes to standard error."""
     if quiet:
         yield no_progress
@@ -28,7 +33,7 @@ def progress(total: int, *, quiet: bool = False) -> Iterator[Advance]:
         with _bar(total) as advance:
             yield advance
     else:
-        yield _lines(total)
+        yield _lines(total, seconds)
 
 
 @contextmanager
@@ -54,20 +59,24 @@ def _bar(total: int) -> Iterator[Advance]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total)
-        yield lambda doing: bar.update(task, advance=1, description=doing)
+        yield lambda doing, steps=1, /: bar.update(task, advance=steps, description=doing)
 
 
-def _lines(total: int) -> Advance:
+def _lines(total: int, seconds: float) -> Advance:
     start = shown = time.monotonic()
     done = 0
 
-    def advance(doing: str) -> None:
+    def advance(doing: str, steps: int = 1, /) -> None:
         nonlocal shown, done
-        done += 1
+        done += steps
         now = time.monotonic()
-        if now - shown >= SECONDS_BETWEEN_LINES:
+        if now - shown >= seconds:
             shown = now
-            left = (now - start) / done * (total - done)
-            print(f"{100 * done / total:3.0f} %, about {left:.0f} s left: {doing}", file=sys.stderr, flush=True)
+            left = max((now - start) / max(done, 1) * (total - done), 0.0)
+            print(
+                f"{100 * done / max(total, done, 1):3.0f} %, about {left:.0f} s left: {doing}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return advance

@@ -1,0 +1,188 @@
+"""What all trainings of one seed of a recipe share: data, model, devices, and where their stages lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsewood.data.loader import Loader
+from sparsewood.data.split import Split
+from sparsewood.distributed import rank, world
+from sparsewood.errors import SparsewoodError
+from sparsewood.measurement import evaluate
+from sparsewood.pruning.settings import Pruning
+from sparsewood.run.directory import Stage
+from sparsewood.run.recipe import Recipe, Variant
+from sparsewood.seeds import derive, generator_for
+from sparsewood.state import TrainingState, restore
+from sparsewood.train import Training
+
+__all__ = ["Bench", "Trained"]
+
+DENSE = "dense"
+FINAL = "final.safetensors"
+Advance = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: where it lies, and what was noted about it."""
+
+    stage: Stage
+    notes: dict[str, Any]
+
+    def state(self) -> TrainingState:
+        """The weights at its end."""
+        return TrainingState.load(self.stage.directory / FINAL)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One seed of a recipe. A dry run takes one batch through everything."""
+
+    recipe: Recipe
+    root: Path
+    seed: int
+    fabric: Any
+    advance: Advance = field(repr=False)
+    dry_run: bool = False
+
+    def stage(self, *names: str) -> Stage:
+        """The stage of that name, with its directory made."""
+        directory = self.root.joinpath(f"seed-{self.seed}", *names)
+        directory.mkdir(parents=True, exist_ok=True)
+        return Stage(directory)
+
+    # ------------------------------------------------------------ material
+
+    @cached_property
+    def split(self) -> Split:
+        split = self.recipe.data.build()
+        if not isinstance(split, Split):
+            raise SparsewoodError(f"data: {self.recipe.data.name} must give a Split. Got {type(split).__name__}.")
+        return split
+
+    def network(self) -> nn.Module:
+        """A new network, the same for the same seed, on the device of the run."""
+        model = self.recipe.model.build(generator=generator_for(self.seed, "weights"))
+        if self.recipe.weights is not None:
+            load_weights(model, self.recipe.weights)
+        return self.fabric.to_device(model) if self.fabric is not None else model
+
+    def loader(self, training: Training, seed: int = 0) -> Loader:
+        """Training batches: in a new order each epoch, augmented as the recipe says."""
+        return Loader(
+            self._cut(self.split.train, training.batch_size),
+            training.batch_size,
+            seed=seed,
+            augment=self.recipe.augment,
+            rank=rank(),
+            world=world(),
+            workers=self.recipe.workers,
+        )
+
+    def plain(self, part: Any) -> Loader:
+        """Batches of a whole part as it is: in order, not augmented."""
+        size = self.recipe.test_batch_size
+        return Loader(self._cut(part, size), size, workers=self.recipe.workers)
+
+    def validation(self) -> Loader | None:
+        """This process's share of the validation part, for `fit`; None if there is no such part."""
+        if not len(self.split.validation):
+            return None
+        size = self.recipe.test_batch_size
+        part = self._cut(self.split.validation, size)
+        return Loader(part, size, rank=rank(), world=world(), workers=self.recipe.workers)
+
+    def scoring(self, pruning: Pruning, number: int, *, shared: bool) -> list[tuple[Tensor, Tensor]]:
+        """The batches that a data-driven criterion sees: training data, not augmented.
+
+        `shared` between processes, whose statistics are then to be added up, or all of them in each process.
+        """
+        size = self.recipe.training.batch_size
+        batches = Loader(
+            self._cut(self.split.train, size),
+            size,
+            seed=derive(self.seed, "scoring", number),
+            rank=rank() if shared else 0,
+            world=world() if shared else 1,
+        )
+        return list(islice(batches, pruning.score_batches))
+
+    def _cut(self, part: Any, size: int) -> Any:
+        size = min(size, self.recipe.training.batch_size, len(part))
+        return part.subset(torch.arange(size)) if self.dry_run else part
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files: the first of several does."""
+        return rank() == 0
+
+    def together(self) -> None:
+        """Wait until all processes are here."""
+        if self.fabric is not None:
+            self.fabric.barrier()
+
+    def example(self) -> Tensor:
+        """One input, of zeros."""
+        device = next((p.device for p in self.network().parameters()), torch.device("cpu"))
+        return torch.zeros(1, *self.split.input_shape, device=device)
+
+    # ------------------------------------------------------------ settings
+
+    @property
+    def training(self) -> Training:
+        """How the dense network is trained."""
+        return self._shortened(self.recipe.training)
+
+    def retraining(self, variant: Variant) -> Training:
+        """How a pruned network is fine-tuned."""
+        return self._shortened(variant.retraining or self.recipe.training)
+
+    def _shortened(self, settings: Training) -> Training:
+        return replace(settings, epochs=min(1, settings.epochs)) if self.dry_run else settings
+
+    def squeezed(self, pruning: Pruning, settings: Training) -> tuple[Pruning, Training]:
+        """In a dry run every event of a training takes place before a step of its own."""
+        if not self.dry_run:
+            return pruning, settings
+        return replace(pruning, unit="step", start=0, every=1), replace(settings, epochs=pruning.rounds + 1)
+
+    def accuracy(self, model: nn.Module) -> float:
+        """On the validation part."""
+        if not len(self.split.validation):
+            raise SparsewoodError(f"{self.split.name} has no validation part, and one is needed to choose by.")
+        return evaluate(model, self.plain(self.split.validation), topk=(1,)).top[1]
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Weights from a file: a checkpoint of a run, safetensors, or what torch.save wrote (tensors only).
+
+    Raises `SparsewoodError` if the file is missing, is none of these, or is of another model.
+    """
+    if not path.is_file():
+        raise SparsewoodError(f"weights: no file at '{path}'.")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        tensors = load_file(path)
+        if any(name.startswith("model/") for name in tensors):
+            restore(TrainingState.load(path), model)
+            return
+    else:
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a pickle may fail in any way
+            raise SparsewoodError(f"weights: '{path}' holds more than tensors, or is damaged: {error}") from error
+        tensors = next((tensors[key] for key in ("state_dict", "model_state_dict", "model") if key in tensors), tensors)
+    try:
+        model.load_state_dict(tensors)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise SparsewoodError(f"weights: '{path}' does not fit {type(model).__name__}: {error}") from error

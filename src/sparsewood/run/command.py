@@ -1,0 +1,122 @@
+"""`sparsewood run`: read the recipe, check it, show the plan, carry it out, show and write the results."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sparsewood.distributed import rank
+from sparsewood.errors import SparsewoodError
+from sparsewood.files import writable_directory
+from sparsewood.report.plots import require_matplotlib
+from sparsewood.report.schedules import show_plan
+from sparsewood.run.bench import Bench
+from sparsewood.run.directory import locked
+from sparsewood.run.outputs import lines, read_results, results_table, write_parameters, write_results
+from sparsewood.run.preflight import check_run
+from sparsewood.run.progress import no_progress, progress
+from sparsewood.run.recipe import Recipe, load_recipe
+from sparsewood.run.runner import carry_out_all, fabric_of, remaining_steps
+from sparsewood.run.show import show
+from sparsewood.state import TrainingState
+
+__all__ = ["run_recipe"]
+
+
+def run_recipe(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    jobs: int = 1,
+    dry_run: bool = False,
+    quiet: bool = False,
+    plan_only: bool = False,
+    save_model: Path | None = None,
+    seconds: float = 15.0,
+) -> Path:
+    """Carry out the recipe at `path`; the directory of the run.
+
+    Raises `SparsewoodError` for a recipe that cannot be read or carried out, and where the directory is in use or
+    cannot be written to.
+    """
+    recipe = load_recipe(path, overrides)
+    if jobs < 1:
+        raise SparsewoodError(f"--jobs must be a whole number >= 1. Got {jobs}.")
+    if plan_only or not quiet:
+        _show_plans(recipe)
+    if plan_only:
+        return recipe.directory
+    if jobs > 1 and recipe.devices > 1:
+        raise SparsewoodError(f"--jobs {jobs} shares the work by whole trainings; devices: {recipe.devices} must be 1.")
+    root = _directory(recipe, dry_run=dry_run)
+    require_matplotlib()  # what can be wrong is found out now, not after hours
+    # Processes that the first one starts for further devices work in its directory.
+    with nullcontext() if "LOCAL_RANK" in os.environ else locked(root):
+        fabric = fabric_of(recipe)
+        if recipe.devices > 1:
+            fabric.launch()
+        leads = rank() == 0
+        bench = Bench(recipe, root, recipe.seeds[0], None, no_progress, dry_run)
+        check_run(bench)
+        note, sizes = bench.split.note, bench.split.sizes
+        if leads:
+            write_parameters(root, recipe, note, sizes, dry_run=dry_run)
+        steps = remaining_steps(recipe, root, dry_run=dry_run)
+        with progress(steps, quiet=quiet or not leads, seconds=seconds) as advance:
+            evaluations = carry_out_all(recipe, root, fabric, advance, jobs=jobs, dry_run=dry_run)
+        if leads:
+            _report(recipe, root, evaluations, note, dry_run=dry_run)
+            if save_model is not None:
+                _save_model(root, evaluations, save_model)
+    return root
+
+
+def _directory(recipe: Recipe, *, dry_run: bool) -> Path:
+    directory = recipe.directory
+    return writable_directory(directory.with_name(f"{directory.name}-dry-run") if dry_run else directory)
+
+
+def _show_plans(recipe: Recipe) -> None:
+    for variant in recipe.variants:
+        pruning = variant.pruning
+        if variant.masks_from is not None:
+            print(f"{variant.name}: the masks of {variant.masks_from}", end="\n\n")
+            continue
+        by_round = pruning.unit == "round"  # counted from 1, as their directories are
+        table = show_plan(pruning.plan, start=1 if by_round else pruning.start, every=1 if by_round else pruning.every)
+        show(replace(table, title=f"{variant.name}: before each {pruning.unit}"))
+        print()
+
+
+def _report(recipe: Recipe, root: Path, evaluations: dict[int, Any], note: str, *, dry_run: bool) -> None:
+    found = read_results(evaluations)
+    seeds = len({one.result.seed for one in found})
+    over = f"mean +- sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no deviation"
+    dry = "DRY RUN (one batch, the numbers mean nothing): " if dry_run else ""
+    data = recipe.data.name + (f" ({note})" if note else "")
+    title = f"{dry}{data}, {recipe.model.name}"
+    paths = write_results(root, found, title)
+    show(results_table(lines(found), f"{title}: test accuracy, {over}"))
+    print("\nWritten:")
+    for path in paths:
+        print(f"  {path}")
+    sys.stdout.flush()
+
+
+def _save_model(root: Path, evaluations: dict[int, Any], path: Path) -> None:
+    """The weights of the last network of the first seed."""
+    from safetensors.torch import save
+
+    from sparsewood.files import write_atomically
+
+    last = evaluations[min(evaluations)][-1]["result"]
+    state = TrainingState.load(root / last["path"] / "final.safetensors")
+    content = save(state.part("model"))
+    writable_directory(path.parent)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    print(f"  {path} ({last['strategy']}, {last['path']})")

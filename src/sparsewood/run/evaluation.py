@@ -1,0 +1,156 @@
+"""What is read from the test part, once, when all trainings of a run are finished."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparsewood.masks import apply_masks
+from sparsewood.measurement import count_macs, evaluate
+from sparsewood.measurement.counting import count
+from sparsewood.report.rows import Result
+from sparsewood.run.bench import DENSE, Bench, Trained
+from sparsewood.run.experiment import IN_TRAINING, MASKS, control_name, controls, numbered, round_name
+from sparsewood.run.recipe import Variant
+from sparsewood.state import restore
+from sparsewood.types import Masks
+
+__all__ = ["Evaluated", "Layer", "evaluate_seed"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is left of one parameter of one final network; `kept` counts non-zeros."""
+
+    strategy: str
+    round: int
+    seed: int
+    parameter: str
+    shape: str
+    size: int
+    kept: int
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One final network. `round` 0 is the control; `kept` is the share of the prunable weights that masks left."""
+
+    result: Result
+    round: int
+    kept: float
+    validation_acc1: float | None
+    train_acc1: float
+    post_loss: float
+    layers: tuple[Layer, ...]
+
+
+def evaluate_seed(bench: Bench) -> list[dict[str, Any]]:
+    """Every final network of one seed, on training and test data; as JSON values.
+
+    The test part is opened here and nowhere else.
+    """
+    test, train = bench.plain(bench.split.test.open()), bench.plain(bench.split.train)
+    dense = _trained(bench, DENSE)
+    rows = []
+    for variant in bench.recipe.variants:
+        for found in _results(bench, variant, dense):
+            rows.append(asdict(_evaluated(bench, variant, found, test, train)))
+            bench.advance(f"seed {bench.seed}: test of {variant.name}", 0)
+    return rows
+
+
+def _trained(bench: Bench, *names: str) -> Trained:
+    stage = bench.stage(*names)
+    notes = stage.done
+    assert notes is not None, f"{stage.directory} is not finished"
+    return Trained(stage, notes)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A final network, and the one whose weights were masked to get it. Round 0 is the control."""
+
+    round: int
+    trained: Trained
+    base: Trained
+
+
+def _results(bench: Bench, variant: Variant, dense: Trained) -> list[Found]:
+    """Everything that a variant trained."""
+    last = controls(variant)
+    found = [Found(0, _trained(bench, variant.name, control_name(last)) if last else dense, dense)]
+    if variant.pruning.unit != "round":
+        return [*found, Found(variant.pruning.rounds, _trained(bench, variant.name, IN_TRAINING), dense)]
+    base = dense
+    for number, _ in numbered(variant.pruning):
+        if variant.only is not None and number not in variant.only:
+            continue
+        trained = _trained(bench, variant.name, round_name(number))
+        found.append(Found(number, trained, base))
+        if not variant.independent and variant.masks_from is None:
+            base = trained
+    return found
+
+
+def _evaluated(bench: Bench, variant: Variant, found: Found, test: Any, train: Any) -> Evaluated:
+    number, trained = found.round, found.trained
+    model = bench.network()
+    masks = Masks.load(trained.stage.directory / MASKS) if number else Masks({})
+    restore(found.base.state(), model)
+    apply_masks(model, masks)
+    topk = (1, 5) if bench.split.classes > 5 else (1,)
+    before = evaluate(model, test, topk=topk).top
+    restore(trained.state(), model)
+    after = evaluate(model, test, topk=topk)
+    size, macs = count(model), count_macs(model, bench.example())
+    settings = bench.training if trained.stage.directory.name == DENSE else _settings(bench, variant)
+    result = Result(
+        dataset=f"{bench.split.name} ({bench.split.note})" if bench.split.note else bench.split.name,
+        model=bench.recipe.model.name,
+        strategy=variant.name,
+        compression=size.params / (size.params - masks.removed),
+        size=size.params,
+        size_nz=size.nonzero,
+        real_compression=size.params / size.nonzero,
+        flops=macs.macs,
+        flops_nz=macs.macs_nonzero,
+        speedup=macs.macs / macs.macs_nonzero,
+        pre_acc1=before[1],
+        pre_acc5=before.get(5, 1.0),
+        post_acc1=after.top[1],
+        post_acc5=after.top.get(5, 1.0),
+        seed=bench.seed,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        optim=type(settings.optimizer).__name__,
+        lr=settings.optimizer.rate,
+        completed_epochs=trained.notes.get("completed_epochs", 0),
+        path=str(trained.stage.directory.relative_to(bench.root)),
+    )
+    return Evaluated(
+        result,
+        number,
+        1 - masks.sparsity,
+        trained.notes.get("validation_accuracy"),
+        evaluate(model, train, topk=(1,)).top[1],
+        after.loss,
+        tuple(_layers(variant.name, number, bench.seed, model)),
+    )
+
+
+def _settings(bench: Bench, variant: Variant) -> Any:
+    tuned = variant.pruning.recovery.follow.settings == "retraining"
+    return bench.retraining(variant) if tuned else bench.training
+
+
+def _layers(strategy: str, number: int, seed: int, model: nn.Module) -> list[Layer]:
+    return [_layer(strategy, number, seed, name, parameter) for name, parameter in model.named_parameters()]
+
+
+def _layer(strategy: str, number: int, seed: int, name: str, parameter: Tensor) -> Layer:
+    size, kept = parameter.numel(), int(parameter.count_nonzero())
+    shape = "x".join(map(str, parameter.shape))
+    return Layer(strategy, number, seed, name, shape, size, kept, 1 - kept / size)

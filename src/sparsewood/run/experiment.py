@@ -1,0 +1,414 @@
+"""Carrying out a recipe for one seed: the dense network, then every variant, stage by stage.
+
+A stage is one training. Finished stages are not done again; an unfinished one goes on from its newest checkpoint. All
+that is random follows from the seed and the stage, so that a run that was cut gives the same numbers as one that was
+not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsewood.distributed import reduce_statistics, require_same_masks
+from sparsewood.errors import SparsewoodError
+from sparsewood.masks import apply_masks
+from sparsewood.measurement import count_macs
+from sparsewood.pruning.settings import Pruning
+from sparsewood.recovery import FineTune, Follow
+from sparsewood.run.bench import DENSE, FINAL, Bench, Trained
+from sparsewood.run.directory import Stage
+from sparsewood.run.recipe import Variant
+from sparsewood.schedules import Event
+from sparsewood.seeds import derive, generator_for
+from sparsewood.state import TrainingState, capture, restore
+from sparsewood.statistics import collect
+from sparsewood.train import CsvLog, Fitted, Log, Logs, Pruner, Teacher, TensorBoardLog, Training, fit
+from sparsewood.types import Masks
+
+__all__ = ["carry_out", "control", "first_step", "rounds", "snapshots", "train_dense"]
+
+MASKS = "masks.safetensors"
+IN_TRAINING = "training"
+
+
+def train_dense(bench: Bench) -> Trained:
+    """The dense network, and the states of its training that variants go back to."""
+    stage = bench.stage(DENSE)
+    if stage.done is not None:
+        return Trained(stage, stage.done)
+    model = bench.network()
+    if bench.writes:
+        capture(model, step=0).save(_snapshot(stage, 0))
+    fitted = None
+    if bench.recipe.train_dense:
+        steps = dense_steps(bench)
+        course = Course(bench.training, bench.seed, 0, steps, Follow("training"))
+        wanted = [step for step in snapshots(bench) if step > 0]
+        fitted = _fit(
+            bench,
+            stage,
+            model,
+            course,
+            DENSE,
+            dense=None,
+            snapshots=wanted,
+            on_snapshot=lambda state: state.save(_snapshot(stage, state.step)) if bench.writes else None,
+        )
+    return _finish(bench, stage, model, fitted, {})
+
+
+def dense_steps(bench: Bench) -> int:
+    """How many steps the dense training has; none if the recipe leaves it out."""
+    return bench.training.epochs * len(bench.loader(bench.training)) if bench.recipe.train_dense else 0
+
+
+def snapshots(bench: Bench) -> tuple[int, ...]:
+    """The steps of the dense training that some variant goes back to; `SparsewoodError` if it ends before one."""
+    wanted = {step for variant in bench.recipe.variants for step in variant.pruning.recovery.snapshots}
+    total = dense_steps(bench)
+    if bench.dry_run:  # its one step comes after any snapshot
+        return tuple(sorted({min(step, max(total - 1, 0)) for step in wanted}))
+    if any(step > total for step in wanted):
+        raise SparsewoodError(
+            f"A recovery goes back to step {max(wanted)} of the dense training, which has {total} steps. "
+            "Choose an earlier step, or train longer."
+        )
+    return tuple(sorted(wanted))
+
+
+def carry_out(bench: Bench, variant: Variant) -> list[Trained]:
+    """Every stage of one variant: its rounds, or its one training with pruning inside."""
+    dense = Trained(bench.stage(DENSE), _noted(bench.stage(DENSE)))
+    control(bench, variant, dense)
+    if variant.pruning.unit != "round":
+        return [_during_training(bench, variant, dense)]
+    return rounds(bench, variant, dense)
+
+
+def control(bench: Bench, variant: Variant, dense: Trained) -> Trained:
+    """The dense network as the pruned ones are compared with it: trained on as often and as long as they are."""
+    trained = dense
+    for number in range(1, controls(variant) + 1):
+        stage = bench.stage(variant.name, control_name(number))
+        if stage.done is None:
+            model = _with(bench, trained)
+            course = _course(bench, variant, variant.pruning.recovery.follow, number, model)
+            fitted = _fit(bench, stage, model, course, f"{variant.name}, {stage.directory.name}", dense=dense)
+            trained = _finish(bench, stage, model, fitted, {})
+        else:
+            trained = Trained(stage, stage.done)
+    return trained
+
+
+def controls(variant: Variant) -> int:
+    """How many trainings the control has: none where pruned networks repeat the dense training instead of going on."""
+    if variant.pruning.recovery.follow.settings != "retraining":
+        return 0
+    chained = variant.pruning.unit == "round" and not variant.independent and variant.masks_from is None
+    return len(numbered(variant.pruning)) if chained else 1
+
+
+def control_name(number: int) -> str:
+    """How the directory of a training of the control is called."""
+    return f"control-{number:02d}"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One event (or several for different layers) of one variant, and what it starts from."""
+
+    variant: Variant
+    number: int
+    events: tuple[Event, ...]
+    stage: Stage
+    base: Trained
+    earlier: Masks
+
+
+def rounds(bench: Bench, variant: Variant, dense: Trained) -> list[Trained]:
+    """After every event: choose, recover, train."""
+    done: list[Trained] = []
+    alone = variant.independent or variant.masks_from is not None
+    base, masks = dense, Masks({})
+    for number, events in numbered(variant.pruning):
+        if variant.only is not None and number not in variant.only:
+            continue
+        stage = bench.stage(variant.name, round_name(number))
+        if stage.done is None:
+            current = Round(variant, number, events, stage, base, masks)
+            trained = _retrain(bench, current, dense)
+        else:
+            trained = Trained(stage, stage.done)
+        done.append(trained)
+        if not alone:
+            base, masks = trained, Masks.load(stage.directory / MASKS)
+    return done
+
+
+def round_name(number: int) -> str:
+    """How the directory of a round is called."""
+    return f"round-{number:02d}"
+
+
+def numbered(pruning: Pruning) -> list[tuple[int, tuple[Event, ...]]]:
+    """Rounds that have events, counted from 1."""
+    found: dict[int, tuple[Event, ...]] = {}
+    for event in pruning.plan:
+        found[event.step + 1] = (*found.get(event.step + 1, ()), event)
+    return sorted(found.items())
+
+
+def _masks(bench: Bench, current: Round, model: nn.Module) -> Masks:
+    """The masks of one round, chosen once and kept in its stage."""
+    path = current.stage.directory / MASKS
+    if path.is_file():
+        return Masks.load(path)
+    if current.variant.masks_from is not None:
+        source = bench.stage(current.variant.masks_from, round_name(current.number))
+        masks = Masks.load(source.directory / MASKS)
+        if current.variant.shuffled:
+            masks = shuffled(masks, generator_for(bench.seed, "shuffle", current.number))
+    else:
+        masks = _chosen(bench, current, model)
+    require_same_masks(masks)
+    if bench.writes:
+        masks.save(path)
+    bench.together()
+    return masks
+
+
+def shuffled(masks: Masks, generator: torch.Generator) -> Masks:
+    """As many kept entries in each mask, at random places.
+
+    >>> import torch
+    >>> masks = Masks({"w": torch.tensor([[True, True, True], [False, False, False]])})
+    >>> int(shuffled(masks, torch.Generator().manual_seed(0))["w"].count_nonzero())
+    3
+    """
+    return Masks.adopt(
+        {
+            name: mask.flatten()[torch.randperm(mask.numel(), generator=generator).to(mask.device)].view_as(mask)
+            for name, mask in masks.items()
+        }
+    )
+
+
+def _chosen(bench: Bench, current: Round, model: nn.Module) -> Masks:
+    pruning, masks = current.variant.pruning, current.earlier
+    for index, event in enumerate(current.events):
+        statistics = None
+        if pruning.criterion.needs:
+            names = [entry.name for entry in pruning.parameters(model, event)]
+            data = bench.scoring(pruning, current.number, shared=True)
+            needs = pruning.criterion.needs
+            statistics = reduce_statistics(collect(model, data, needs, nn.functional.cross_entropy, names=names))
+        generator = generator_for(bench.seed, "prune", current.number, index)
+        masks = pruning.choose(model, event, masks, statistics=statistics, generator=generator)
+        apply_masks(model, masks)
+    return masks
+
+
+def _retrain(bench: Bench, current: Round, dense: Trained) -> Trained:
+    """Choose, recover, zero, train."""
+    variant, number = current.variant, current.number
+    model = _with(bench, current.base)
+    masks = _masks(bench, current, model)
+    apply_masks(model, masks)
+    plan = _recovered(bench, variant, model, masks, dense, number)
+    fitted = _fit(
+        bench, current.stage, model, plan, f"{variant.name}, {current.stage.directory.name}", dense=dense, masks=masks
+    )
+    notes = {"round": number, "amount": repr(current.events[-1].amount), "rewound_to": plan.picked}
+    return _finish(bench, current.stage, model, fitted, notes, masks)
+
+
+def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Trained:
+    """One training in which all events take place."""
+    stage = bench.stage(variant.name, IN_TRAINING)
+    if stage.done is not None:
+        return Trained(stage, stage.done)
+    model = _with(bench, dense)
+    plan = _recovered(bench, variant, model, Masks({}), dense, 1)
+    pruning, settings = bench.squeezed(variant.pruning, plan.settings)
+    if bench.dry_run:
+        plan = replace(plan, settings=settings, steps=settings.epochs * len(bench.loader(settings)))
+
+    def during(network: nn.Module, optimizer: Any, per_epoch: int) -> Pruner:
+        data = bench.scoring(pruning, 0, shared=False) if pruning.criterion.needs else None
+        return Pruner(
+            network,
+            optimizer,
+            replace(pruning, recovery=FineTune()),  # the recovery has taken place
+            steps_per_epoch=per_epoch,
+            data=data,
+            loss=nn.functional.cross_entropy,
+            seed=bench.seed,
+        )
+
+    fitted = _fit(bench, stage, model, plan, variant.name, dense=dense, during=during)
+    assert fitted.masks is not None
+    require_same_masks(fitted.masks)
+    if bench.writes:
+        fitted.masks.save(stage.directory / MASKS)
+    notes = {"round": pruning.rounds, "amount": repr(pruning.plan[-1].amount), "rewound_to": plan.picked}
+    return _finish(bench, stage, model, fitted, notes, fitted.masks)
+
+
+# ---------------------------------------------------------------- trainings
+
+
+@dataclass(frozen=True)
+class Course:
+    """One training: settings, the seed of its order, from which step to which, and what it starts with."""
+
+    settings: Training
+    seed: int
+    first: int
+    steps: int
+    follow: Follow
+    picked: int | None = None
+    optimizer_state: TrainingState | None = None
+
+
+def _recovered(bench: Bench, variant: Variant, model: nn.Module, masks: Masks, dense: Trained, number: int) -> Course:
+    """Set the weights that the recovery says; the training that follows."""
+    recovery = variant.pruning.recovery
+    picked = recovery.pick(lambda step: _masked_accuracy(bench, masks, step))
+    start = dense.state() if picked is None else _load_snapshot(bench, picked)
+    recovery(model, start.part("model"), generator_for(bench.seed, "recovery", number))
+    apply_masks(model, masks)
+    course = _course(bench, variant, recovery.follow_from(picked), number, model)
+    restored = start if course.follow.restore_optimizer and start.step else None
+    return replace(course, picked=picked, optimizer_state=restored)
+
+
+def _course(bench: Bench, variant: Variant, follow: Follow, number: int, model: nn.Module) -> Course:
+    again = follow.settings == "training"
+    settings = bench.training if again else bench.retraining(variant)
+    # Going back to the dense training brings its order of the data back, too.
+    seed = bench.seed if again else derive(bench.seed, "retraining", number)
+    return Course(settings, seed, first_step(bench, follow), _steps(bench, settings, follow, model), follow)
+
+
+def _fit(
+    bench: Bench, stage: Stage, model: nn.Module, course: Course, doing: str, *, dense: Trained | None, **options: Any
+) -> Fitted:
+    distillation = course.follow.distillation
+    teacher = None
+    if distillation is not None and dense is not None:
+        teacher = Teacher(_with(bench, dense), distillation.temperature, distillation.weight)
+    return fit(
+        model,
+        bench.loader(course.settings, course.seed),
+        course.settings,
+        seed=course.seed,
+        validation=bench.validation(),
+        fabric=bench.fabric,
+        teacher=teacher,
+        first_step=course.first,
+        steps=course.steps,
+        optimizer_state=course.optimizer_state,
+        state=stage.latest_checkpoint(),
+        checkpoint_every=bench.recipe.checkpoint_every,
+        on_checkpoint=stage.save_checkpoint,
+        on_batch=lambda progress: bench.advance(f"seed {bench.seed}: {doing}, epoch {progress.epoch}", 1),
+        log=_log(bench, stage),
+        **options,
+    )
+
+
+def _log(bench: Bench, stage: Stage) -> Log | None:
+    if not bench.writes or not bench.recipe.logs:
+        return None
+    made: dict[str, Callable[[], Log]] = {
+        "csv": lambda: CsvLog(stage.directory / "logs.csv"),
+        "tensorboard": lambda: TensorBoardLog(stage.directory / "tensorboard"),
+    }
+    return Logs([made[name]() for name in bench.recipe.logs])
+
+
+def _finish(
+    bench: Bench,
+    stage: Stage,
+    model: nn.Module,
+    fitted: Fitted | None,
+    notes: dict[str, Any],
+    masks: Masks | None = None,
+) -> Trained:
+    """Save the weights, then mark the stage as finished."""
+    if masks is not None:
+        _require_zero(model, masks)
+        notes = notes | {"kept": masks.total - masks.removed, "of": masks.total, "sparsity": masks.sparsity}
+    if fitted is not None:
+        chosen = next((epoch for epoch in fitted.history.epochs if epoch.number == fitted.history.chosen), None)
+        notes = notes | {
+            "steps": fitted.steps,
+            "completed_epochs": len(fitted.history.epochs),
+            "chosen_epoch": fitted.history.chosen,
+            "validation_loss": chosen.validation_loss if chosen else None,
+            "validation_accuracy": chosen.validation_accuracy if chosen else None,
+            "epochs": [asdict(epoch) for epoch in fitted.history.epochs],
+        }
+    if bench.writes:
+        state = capture(model, step=fitted.steps if fitted else 0)
+        state.save(stage.directory / FINAL)
+        stage.finish(notes | {"fingerprint": state.fingerprint()})
+    bench.together()
+    return Trained(stage, _noted(stage))
+
+
+def _require_zero(model: nn.Module, masks: Masks) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        alive = int(parameters[name].detach()[~mask.to(parameters[name].device)].count_nonzero())
+        assert alive == 0, f"{alive} masked weights of {name!r} are not zero after training"
+
+
+def _with(bench: Bench, trained: Trained) -> nn.Module:
+    model = bench.network()
+    restore(trained.state(), model)
+    return model
+
+
+def _snapshot(stage: Stage, step: int) -> Path:
+    return stage.directory / f"snapshot-{step}.safetensors"
+
+
+def _load_snapshot(bench: Bench, step: int) -> TrainingState:
+    if bench.dry_run:
+        step = min(step, max(snapshots(bench), default=0))
+    return TrainingState.load(_snapshot(bench.stage(DENSE), step))
+
+
+def _masked_accuracy(bench: Bench, masks: Masks, step: int) -> float:
+    model = bench.network()
+    restore(_load_snapshot(bench, step), model)
+    apply_masks(model, masks)
+    return bench.accuracy(model)
+
+
+def first_step(bench: Bench, follow: Follow) -> int:
+    """Where in its schedule a training begins."""
+    return min(follow.step, max(snapshots(bench), default=0)) if bench.dry_run else follow.step
+
+
+def _steps(bench: Bench, settings: Training, follow: Follow, model: nn.Module) -> int:
+    """Where the training ends: as long as the dense one, or until it has cost as many multiply-adds."""
+    steps = settings.epochs * len(bench.loader(settings))
+    if not follow.same_flops or bench.dry_run:
+        return steps
+    macs = count_macs(model, bench.example())
+    return math.ceil(steps * macs.macs / macs.macs_nonzero)
+
+
+def _noted(stage: Stage) -> dict[str, Any]:
+    notes = stage.done
+    assert notes is not None, f"{stage.directory} is not finished"
+    return notes

@@ -1,0 +1,159 @@
+"""What a run writes and shows when all is evaluated: tables as CSV and JSON, and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsewood.report.plots import compression_curves, save_figure
+from sparsewood.report.rows import MEASURES, Point, Result, Summary, summarize, to_csv
+from sparsewood.report.table import Table
+from sparsewood.run.directory import write_json, write_text
+from sparsewood.run.evaluation import Evaluated, Layer
+from sparsewood.run.provenance import machine, versions
+from sparsewood.run.recipe import Recipe, effective
+
+__all__ = ["Line", "Step", "lines", "read_results", "results_table", "write_parameters", "write_results"]
+
+DEFINITIONS = {
+    "size, size_nz": "all parameters of the model; those that are not zero at the end",
+    "compression": "all parameters / those that the masks left",
+    "real_compression": "size / size_nz",
+    "flops, flops_nz": "multiply-adds of one example, counted once for each product; those with a non-zero weight",
+    "speedup": "flops / flops_nz, theoretical",
+    "acc1, acc5": "share of test examples whose class is the first, among the first five; pre = the weights that were "
+    "pruned, masked, before any recovery; post = after recovery and training, the epoch chosen on validation data",
+    "round 0, compression 1": "the control: the dense network, fine-tuned as long as the pruned ones are",
+    "epochs, completed_epochs": "of the training after pruning; those that took place",
+    "generalization_gap": "train_acc - test_acc, both of the final weights, neither augmented",
+    "sparsity": "achieved: the share of the prunable weights that the masks remove",
+    "std": "sample standard deviation over seeds (n - 1)",
+    "path": "the stage in this directory: weights, masks, logs.csv",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of pruning_results.csv."""
+
+    strategy: str
+    seed: int
+    iteration: int
+    sparsity: float
+    train_acc: float
+    test_acc: float
+    generalization_gap: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant after one round, over seeds."""
+
+    strategy: str
+    round: int
+    kept: Summary
+    validation_acc1: Summary | None
+    point: Point
+
+
+def read_results(evaluations: dict[int, list[dict[str, Any]]]) -> list[Evaluated]:
+    """Evaluated networks from what the seeds noted."""
+    found = []
+    for rows in evaluations.values():
+        for row in rows:
+            layers = tuple(Layer(**layer) for layer in row["layers"])
+            found.append(Evaluated(**{**row, "result": Result(**row["result"]), "layers": layers}))
+    return found
+
+
+def write_parameters(directory: Path, recipe: Recipe, note: str, sizes: dict[str, int], *, dry_run: bool) -> None:
+    """The effective recipe, and params.json: all that was in effect, and what the columns mean."""
+    write_text(directory / "recipe.yaml", effective(recipe))
+    data = {"name": recipe.data.name, "note": note, "examples": sizes}
+    write_json(
+        directory / "params.json",
+        {
+            "recipe": recipe.name,
+            "hash": recipe.hash,
+            "dry_run": dry_run,
+            "dataset": data,
+            "model": recipe.model.name,
+            "seeds": list(recipe.seeds),
+            "threads": recipe.threads,
+            "device": recipe.device,
+            "devices": recipe.devices,
+            "versions": versions(),
+            "machine": machine(),
+            "definitions": DEFINITIONS,
+        },
+    )
+
+
+def write_results(directory: Path, found: Sequence[Evaluated], title: str) -> list[Path]:
+    """Write every file, each complete or not at all; the paths written."""
+    table = lines(found)
+    texts = {
+        "results.csv": to_csv([one.result for one in found]),
+        "pruning_results.csv": to_csv([_step(one) for one in found]),
+        "masks_summary.csv": to_csv([layer for one in found for layer in one.layers]),
+    }
+    for name, text in texts.items():
+        write_text(directory / name, text)
+    write_json(directory / "metrics.json", {"lines": [asdict(line) for line in table]})
+    save_figure(compression_curves([line.point for line in table], title), directory / "curve.png")
+    return [directory / name for name in (*texts, "metrics.json", "curve.png", "params.json", "recipe.yaml")]
+
+
+def lines(found: Sequence[Evaluated]) -> list[Line]:
+    """One for each variant and round, in the order of the recipe, over whatever seeds there are."""
+    groups: dict[tuple[str, int], list[Evaluated]] = {}
+    for one in found:
+        groups.setdefault((one.result.strategy, one.round), []).append(one)
+    return [_line(strategy, number, members) for (strategy, number), members in groups.items()]
+
+
+def _line(strategy: str, number: int, members: Sequence[Evaluated]) -> Line:
+    results = [member.result for member in members]
+    measured = {name: summarize([getattr(result, name) for result in results]) for name in MEASURES}
+    compression = 1.0 if number == 0 else sum(result.compression for result in results) / len(results)
+    checked = [member.validation_acc1 for member in members if member.validation_acc1 is not None]
+    return Line(
+        strategy,
+        number,
+        summarize([member.kept for member in members]),
+        summarize(checked) if len(checked) == len(members) else None,
+        Point(strategy, compression, len(members), **measured),
+    )
+
+
+def results_table(table: Sequence[Line], title: str) -> Table:
+    """Accuracy in % over what is kept of the prunable weights, with compression and theoretical speed-up."""
+    headers = ("variant", "round", "kept [%]", "compression", "validation [%]", "before [%]", "test [%]", "speed-up")
+    rows = tuple(
+        (
+            line.strategy,
+            "control" if line.round == 0 else str(line.round),
+            _cell(line.kept, 100, 2),
+            _cell(line.point.real_compression, 1, 2),
+            "-" if line.validation_acc1 is None else _cell(line.validation_acc1, 100, 2),
+            _cell(line.point.pre_acc1, 100, 2),
+            _cell(line.point.post_acc1, 100, 2),
+            _cell(line.point.speedup, 1, 2),
+        )
+        for line in table
+    )
+    return Table(title, headers, rows)
+
+
+def _cell(summary: Summary, factor: float, digits: int) -> str:
+    """Mean and deviation; the mean alone of one value, or of a count that is the same in every seed."""
+    mean = f"{factor * summary.mean:.{digits}f}"
+    return mean if not summary.std else f"{mean} +- {factor * summary.std:.{digits}f}"
+
+
+def _step(one: Evaluated) -> Step:
+    result = one.result
+    gap = one.train_acc1 - result.post_acc1
+    return Step(result.strategy, result.seed, one.round, 1 - one.kept, one.train_acc1, result.post_acc1, gap)

@@ -1,0 +1,293 @@
+"""A recipe: one YAML file that describes an experiment, typed and checked before anything runs.
+
+    name: mnist-lenet-lottery
+    data: {name: mnist, validation: 5000}
+    model: lenet_300_100
+    training: {epochs: 10, batch_size: 128, optimizer: {name: Adam, lr: 1.2e-3}}
+    pruning: {schedule: {name: Geometric, rate: 0.2}, rounds: 18, recovery: {name: Rewind, step: 0}}
+    seeds: 3
+
+A component is written by its catalogue name (`sparsewood list`), or as a mapping of `name` and parameters; your own is
+"package.module:name", looked up in the recipe's directory, the working directory and what is installed. Reading a
+recipe imports such a module, so read only recipes that you trust.
+
+`variants` are named changes of `pruning`, `retraining` and the other fields of `Variant`; what stands at the top level
+holds for all of them. A mapping without a `name` changes what it names, one with a `name` stands in place of what was
+there. `retraining` changes `training` in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.pruning.settings import Pruning
+from sparsewood.run import yamlfile
+from sparsewood.run.annotations import UNHASHED, OfKind, check
+from sparsewood.run.calls import Call
+from sparsewood.run.canonical import canonical, digest, written
+from sparsewood.run.components import INVALID, Reader, RecipeError
+from sparsewood.run.yamlfile import Node, merge, shown
+from sparsewood.train.settings import Training
+
+__all__ = [
+    "Call",
+    "Recipe",
+    "RecipeError",
+    "Variant",
+    "cell_hash",
+    "effective",
+    "load_recipe",
+    "parse_recipe",
+    "recipe_hash",
+]
+
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="a name of at most 100 letters, digits, '.', '_' and '-', as it becomes part of a path",
+    ),
+]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+MOST_SEEDS = 10_000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the experiment: a pruning, and how it is carried out.
+
+    Args:
+        retraining: the training after pruning; None means the same as the dense network's.
+        independent: every event starts from the dense network, not from what the event before it left.
+        masks_from: the name of the variant whose masks are taken, round by round.
+        shuffled: the masks taken from there are shuffled inside each parameter: as many weights stay in every layer,
+            at random places.
+        only: the rounds that are trained and reported, counted from 1; None means all.
+
+    Raises `SparsewoodError` for what cannot be.
+    """
+
+    name: Name = "pruned"
+    pruning: Pruning = field(default_factory=Pruning)
+    retraining: Training | None = None
+    independent: bool = False
+    masks_from: str | None = None
+    shuffled: bool = False
+    only: tuple[Positive, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.shuffled and self.masks_from is None:
+            raise SparsewoodError(f"Variant {self.name!r}: 'shuffled' is for masks of another variant: masks_from.")
+        if self.only is None:
+            return
+        if not self.only or sorted(set(self.only)) != list(self.only) or self.only[-1] > self.pruning.rounds:
+            raise SparsewoodError(
+                f"Variant {self.name!r}: 'only' must be rounds from 1 to {self.pruning.rounds}, ascending. "
+                f"Got {list(self.only)}."
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides an experiment's numbers, and how it is carried out.
+
+    `data` and `model` are calls that the run makes; all other components are values. Fields marked `UNHASHED` change
+    how a run is carried out or called, not what comes out, so they are no part of its hash.
+
+    Raises `SparsewoodError` for two variants of one name and for masks from a variant that is not there.
+    """
+
+    name: Name = field(metadata=UNHASHED)
+    data: Annotated[Call, OfKind("data")]
+    model: Annotated[Call, OfKind("models")]
+    augment: Annotated[Any, OfKind("augmentations")] | None = None
+    weights: Path | None = None
+    train_dense: bool = True
+    training: Training = field(default_factory=Training)
+    variants: tuple[Variant, ...] = field(default_factory=lambda: (Variant(),))
+    seeds: tuple[Seed, ...] = (1,)
+    description: str = field(default="", metadata=UNHASHED)
+    output: Path = field(default=Path("runs"), metadata=UNHASHED)
+    device: str = field(default="auto", metadata=UNHASHED)
+    devices: Positive = field(default=1, metadata=UNHASHED)
+    strategy: str = field(default="auto", metadata=UNHASHED)
+    threads: Positive = field(default=1, metadata=UNHASHED)
+    workers: Annotated[int, Field(ge=0)] = field(default=0, metadata=UNHASHED)
+    checkpoint_every: Positive = field(default=1, metadata=UNHASHED)
+    logs: tuple[Literal["csv", "tensorboard"], ...] = field(default=("csv",), metadata=UNHASHED)
+    test_batch_size: Positive = field(default=1000, metadata=UNHASHED)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise SparsewoodError(f"'seeds' must be at least one, each once. Got {list(self.seeds)}.")
+        names = [variant.name for variant in self.variants]
+        if not names or len(set(names)) != len(names):
+            raise SparsewoodError(f"'variants' must be at least one, each with a name of its own. Got {names}.")
+        for variant in self.variants:
+            self.sources(variant)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of what the experiment means: see `recipe_hash`."""
+        return recipe_hash(self)
+
+    @property
+    def directory(self) -> Path:
+        """Where the run is written: `<output>/<name>-<the first 12 digits of the hash>`."""
+        return self.output / f"{self.name}-{self.hash[:12]}"
+
+    def variant(self, name: str) -> Variant:
+        """The variant of this name; raises `UnknownName` if there is none."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise UnknownName.among("variant", name, [variant.name for variant in self.variants])
+
+    def sources(self, variant: Variant) -> tuple[Variant, ...]:
+        """The variants that must have run before this one: the one its masks are from, and the one theirs are from.
+
+        Raises `SparsewoodError` if one of them does not exist or is the variant itself.
+        """
+        found: list[Variant] = []
+        last = variant
+        while last.masks_from is not None:
+            try:
+                last = self.variant(last.masks_from)
+            except UnknownName as error:
+                raise SparsewoodError(f"Variant {last.name!r}, masks_from: {error}") from error
+            if last.name == variant.name or last in found:
+                raise SparsewoodError(f"Variant {variant.name!r} takes its masks, in the end, from itself.")
+            found.append(last)
+        return tuple(found)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file; `overrides` are settings such as "training.epochs=5", applied in order.
+
+    Raises `FileFormatError` if the file is no YAML, `RecipeError` with every mistake in it, each with line and field,
+    and `SparsewoodError` if the file cannot be read or an override does not fit.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SparsewoodError(f"Cannot read recipe '{file}': {reason}. Give the path of a YAML file.") from error
+    return _build(text, str(file), overrides, file.resolve().parent)
+
+
+def parse_recipe(text: str, source: str = "<text>", overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a text, which errors call `source`. Raises as `load_recipe` does."""
+    return _build(text, source, overrides, Path.cwd())
+
+
+def effective(recipe: Recipe) -> str:
+    """The whole recipe with every default written out, as YAML that reads back to an equal recipe.
+
+    Raises `SparsewoodError` for a recipe built in Python that holds what no file can say.
+    """
+    plain = written(recipe, Recipe)
+    variants = {entry.pop("name"): entry for entry in plain.pop("variants")}
+    return yamlfile.write(plain | {"variants": variants})
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 over what differs from the defaults: equal meaning, equal hash.
+
+    Spelling, the order of keys and variants, and the fields marked `UNHASHED` do not matter, and neither does a field
+    that did not exist when the recipe was written, as long as it has its default.
+    """
+    plain = canonical(recipe, Recipe)
+    variants = {variant.name: _meaning(recipe, variant) for variant in recipe.variants}
+    return digest(plain | {"variants": variants})
+
+
+def cell_hash(recipe: Recipe, variant: Variant | None, seed: int) -> str:
+    """SHA-256 over what decides one cell of the experiment, one variant with one seed (None = the dense network).
+
+    A cell that means the same in another recipe has the same hash, whatever its variant is called.
+    """
+    plain = canonical(recipe, Recipe)
+    plain.pop("variants", None)
+    plain.pop("seeds", None)
+    if variant is not None:
+        chain = [_meaning(recipe, each) for each in (variant, *recipe.sources(variant))]
+        plain["variant"] = [{key: value for key, value in each.items() if key != "masks_from"} for each in chain]
+    return digest(plain | {"seed": seed})
+
+
+def _meaning(recipe: Recipe, variant: Variant) -> dict[str, Any]:
+    """A variant without its name, and without a retraining that is what it would be anyway."""
+    same = variant.retraining is None or canonical(variant.retraining, Training) == canonical(recipe.training, Training)
+    return canonical(replace(variant, name="pruned", retraining=None if same else variant.retraining), Variant)
+
+
+# ---------------------------------------------------------------- from the tree
+
+
+SHARED = tuple(f.name for f in fields(Variant) if f.name != "name")
+
+
+def _build(text: str, source: str, overrides: Iterable[str], directory: Path) -> Recipe:
+    root = yamlfile.read(text, source)
+    if not isinstance(root.value, dict):
+        raise RecipeError([f"{root.where}: a recipe is a mapping of 'key: value' lines. Got {shown(root)}."])
+    for setting in overrides:
+        root = yamlfile.override(root, setting)
+    reader = Reader((directory, Path.cwd()), also=SHARED)
+    recipe = reader.section(_expanded(root, reader), Recipe)
+    if recipe is INVALID or reader.problems:
+        raise RecipeError(reader.problems)
+    return recipe
+
+
+def _expanded(root: Node, reader: Reader) -> Node:
+    """The tree as `Recipe` has it: every variant with what the top level says, seeds as a list."""
+    given: dict[str, Node] = dict(root.value)
+    base = {key: given.pop(key) for key in SHARED if key in given}
+    listed = given.get("variants")
+    if listed is None or listed.value is None:
+        listed = root.child("variants", {})
+    if not isinstance(listed.value, dict):
+        reader.problem(listed, f"must be a mapping from names to what they change. Got {shown(listed)}.")
+        listed = replace(listed, value={})
+    named = listed.value or {"pruned": root.child("variants", {})}
+    given["variants"] = replace(
+        listed, value=[_variant(base, name, node, given, reader) for name, node in named.items()]
+    )
+    if "seeds" in given:
+        given["seeds"] = _counted(given["seeds"], reader)
+    return replace(root, value=given)
+
+
+def _variant(base: dict[str, Node], name: str, node: Node, given: dict[str, Node], reader: Reader) -> Node:
+    if not isinstance(node.value, dict | None):
+        return node  # refused when it is read
+    own = node.value or {}
+    if "name" in own:
+        reader.problem(own["name"], f"The name of a variant is its key. Got {name!r} and {shown(own['name'])}.")
+    merged = base | {key: merge(base.get(key), value) for key, value in own.items()}
+    retraining = merged.get("retraining")
+    if retraining is not None and "training" in given:
+        merged["retraining"] = merge(given["training"], retraining)
+    return replace(node, value=merged | {"name": node.child("name", name)})
+
+
+def _counted(node: Node, reader: Reader) -> Node:
+    """`seeds: 3` is [1, 2, 3]."""
+    count = node.value
+    if isinstance(count, bool) or not isinstance(count, int):
+        return node
+    if not 1 <= count <= MOST_SEEDS:
+        reader.problem(node, f"must be how many seeds, from 1 to {MOST_SEEDS:,}, or a list of them. Got {count}.")
+        count = 1
+    return replace(node, value=[replace(node, value=seed) for seed in range(1, count + 1)])

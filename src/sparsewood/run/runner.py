@@ -1,0 +1,256 @@
+"""Running a recipe: in which order, in how many processes, and what happens when something stops."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsewood.errors import SparsewoodError
+from sparsewood.run.bench import DENSE, Bench
+from sparsewood.run.directory import read_json, write_json
+from sparsewood.run.evaluation import evaluate_seed
+from sparsewood.run.experiment import (
+    IN_TRAINING,
+    carry_out,
+    control_name,
+    controls,
+    numbered,
+    round_name,
+    train_dense,
+)
+from sparsewood.run.recipe import Recipe, Variant
+
+__all__ = ["Unit", "carry_out_all", "remaining_steps", "units"]
+
+EVALUATION = "evaluation"
+PREFIX = "variant "
+SECONDS_BETWEEN_REPORTS = 0.25
+SECONDS_BETWEEN_LOOKS = 1.0
+
+Advance = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Work that one process does by itself, after other units are done: (seed, name)."""
+
+    seed: int
+    name: str
+    after: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return (self.seed, self.name)
+
+
+def units(recipe: Recipe, *, dry_run: bool = False) -> list[Unit]:
+    """The dense networks, the variants, and at the very end the evaluation of all.
+
+    Nothing is evaluated on the test part before everything is trained.
+    """
+    seeds = recipe.seeds[:1] if dry_run else recipe.seeds
+    found = [Unit(seed, DENSE) for seed in seeds]
+    for seed in seeds:
+        for variant in recipe.variants:
+            before = [DENSE, *(PREFIX + source.name for source in recipe.sources(variant))]
+            found.append(Unit(seed, PREFIX + variant.name, tuple((seed, name) for name in before)))
+    trained = tuple(unit.key for unit in found)
+    return [*found, *(Unit(seed, EVALUATION, trained) for seed in seeds)]
+
+
+def carry_out_all(
+    recipe: Recipe, root: Path, fabric: Any, advance: Advance, *, jobs: int = 1, dry_run: bool = False
+) -> dict[int, list[dict[str, Any]]]:
+    """Do what is not done yet; the evaluated networks of every seed. Whoever calls this holds the directory.
+
+    What was finished before an error stays finished.
+    """
+    todo = units(recipe, dry_run=dry_run)
+    if jobs > 1:
+        _in_processes(recipe, root, todo, advance, jobs, dry_run=dry_run)
+    else:
+        with _threads_kept():
+            worker = Worker(recipe, root, fabric, advance, dry_run=dry_run)
+            for unit in todo:
+                worker.do(unit)
+    return {unit.seed: read_json(_evaluation(root, unit.seed))["results"] for unit in todo if unit.name == EVALUATION}
+
+
+def remaining_steps(recipe: Recipe, root: Path, *, dry_run: bool = False) -> int:
+    """About how many training steps are still to be done, for the progress shown."""
+    total = 0
+    for seed in recipe.seeds[:1] if dry_run else recipe.seeds:
+        bench = Bench(recipe, root, seed, None, _ignore, dry_run)
+        per = len(bench.loader(bench.training))
+        total += 0 if bench.stage(DENSE).done or not recipe.train_dense else bench.training.epochs * per
+        total += sum(_variant_steps(bench, variant, per) for variant in recipe.variants)
+    return total
+
+
+def _variant_steps(bench: Bench, variant: Variant, per_epoch: int) -> int:
+    follow = variant.pruning.recovery.follow
+    tuned = follow.settings == "retraining"
+    settings = bench.retraining(variant) if tuned else bench.training
+    if variant.pruning.unit != "round":
+        settings = bench.squeezed(variant.pruning, settings)[1]
+        names = [IN_TRAINING]
+    else:
+        names = [round_name(n) for n, _ in numbered(variant.pruning) if variant.only is None or n in variant.only]
+    names += [control_name(number + 1) for number in range(controls(variant))]
+    left = [name for name in names if not bench.stage(variant.name, name).done]
+    return len(left) * max(settings.epochs * per_epoch - follow.step, 0)
+
+
+def fabric_of(recipe: Recipe) -> Any:
+    """What the trainings of a recipe run on; for several devices, `launch` it."""
+    from sparsewood.train import make_fabric
+
+    return make_fabric(recipe.device, recipe.devices, recipe.strategy, recipe.training.precision)
+
+
+# ---------------------------------------------------------------- one unit
+
+
+class Worker:
+    """Does units one after another; data is read once for all units of one seed that follow each other."""
+
+    def __init__(self, recipe: Recipe, root: Path, fabric: Any, advance: Advance, *, dry_run: bool) -> None:
+        torch.set_num_threads(recipe.threads)
+        self._recipe, self._root, self._advance, self._dry_run = recipe, root, advance, dry_run
+        self._fabric = fabric
+        self._latest: Bench | None = None
+
+    def bench(self, seed: int) -> Bench:
+        if self._latest is None or self._latest.seed != seed:
+            self._latest = Bench(self._recipe, self._root, seed, self._fabric, self._advance, self._dry_run)
+        return self._latest
+
+    def do(self, unit: Unit) -> None:
+        """Carry out what is not done of one unit."""
+        if unit.name == DENSE:
+            train_dense(self.bench(unit.seed))
+        elif unit.name == EVALUATION:
+            self._evaluate(unit.seed)
+        else:
+            carry_out(self.bench(unit.seed), self._recipe.variant(unit.name.removeprefix(PREFIX)))
+
+    def _evaluate(self, seed: int) -> None:
+        path = _evaluation(self._root, seed)
+        if path.is_file():
+            return
+        bench = self.bench(seed)
+        if bench.writes:
+            write_json(path, {"results": evaluate_seed(bench)})
+        bench.together()
+
+
+def _evaluation(root: Path, seed: int) -> Path:
+    return root / f"seed-{seed}" / "evaluation.json"
+
+
+def _ignore(doing: str, steps: int) -> None:
+    pass
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def _in_processes(recipe: Recipe, root: Path, todo: list[Unit], advance: Advance, jobs: int, *, dry_run: bool) -> None:
+    """Each unit in one of `jobs` processes, as soon as what it needs is done."""
+    context = multiprocessing.get_context("spawn")
+    reports: Any = context.Queue()
+    waiting, done = list(todo), set[tuple[int, str]]()
+    running: dict[Future[None], Unit] = {}
+    start = (recipe, root, dry_run, reports, os.getpid())
+    with ProcessPoolExecutor(jobs, context, _start_worker, start) as pool:
+        try:
+            while waiting or running:
+                for unit in [u for u in waiting if done.issuperset(u.after)]:
+                    waiting.remove(unit)
+                    running[pool.submit(_work, unit)] = unit
+                finished, _ = wait(running, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+                _pass_on(reports, advance)
+                for future in finished:
+                    unit = running.pop(future)
+                    _result(future, unit)
+                    done.add(unit.key)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _result(future: Future[None], unit: Unit) -> None:
+    from concurrent.futures.process import BrokenProcessPool
+
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        raise SparsewoodError(
+            f"The process that did {unit.name} of seed {unit.seed} ended without a word (out of memory?). Run the same "
+            "command again to go on; with --jobs 1 an error is shown where it happens."
+        ) from error
+
+
+def _pass_on(reports: Any, advance: Advance) -> None:
+    while True:
+        try:
+            doing, steps = reports.get_nowait()
+        except queue.Empty:
+            return
+        advance(doing, steps)
+
+
+_worker: Worker | None = None
+
+
+def _start_worker(recipe: Recipe, root: Path, dry_run: bool, reports: Any, parent: int) -> None:
+    global _worker  # noqa: PLW0603 - what a worker process is given when it starts has no other place
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _worker = Worker(recipe, root, fabric_of(recipe), Ticker(reports.put), dry_run=dry_run)
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed must not go on writing into a directory that nobody holds."""
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
+
+
+def _work(unit: Unit) -> None:
+    assert _worker is not None
+    _worker.do(unit)
+
+
+class Ticker:
+    """Gathers steps and reports them now and then, because a message for each would cost more than some steps."""
+
+    def __init__(self, send: Callable[[tuple[str, int]], object]) -> None:
+        self._send, self._steps, self._sent = send, 0, 0.0
+
+    def __call__(self, doing: str, steps: int) -> None:
+        self._steps += steps
+        if time.monotonic() - self._sent >= SECONDS_BETWEEN_REPORTS:
+            self._send((doing, self._steps))
+            self._steps, self._sent = 0, time.monotonic()

@@ -1,0 +1,436 @@
+"""Recipes carried out: stages, resume, faults, results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsewood.data.split import HeldOut
+from sparsewood.errors import FileFormatError, OutputError, SparsewoodError
+from sparsewood.report.rows import Result, read_csv
+from sparsewood.run import command, experiment
+from sparsewood.run.cli import main
+from sparsewood.run.command import run_recipe
+from sparsewood.run.directory import Stage, locked
+from sparsewood.run.recipe import Recipe, load_recipe
+from sparsewood.state import TrainingState
+from sparsewood.train import SGD, OneCycle, Training
+from sparsewood.types import Masks
+
+RECIPE = """
+name: small
+data: digits
+model: {name: small_conv, widths: [4], hidden: 16, size: 8}
+training: {epochs: 3, batch_size: 128, optimizer: {name: SGD, lr: 0.1}}
+pruning: {schedule: {name: Geometric, rate: 0.5}, rounds: 2, recovery: {name: Rewind, step: 0}}
+variants:
+  ticket: {}
+  late: {pruning: {recovery: {name: Rewind, step: 10}}}
+  anew: {masks_from: ticket, pruning: {recovery: Reinitialize}}
+  elsewhere: {masks_from: ticket, shuffled: true}
+  tuned: {pruning: {recovery: FineTune, criterion: WeightTimesGradient}, retraining: {epochs: 1}}
+  shots: {independent: true, only: [2], pruning: {schedule: {name: Levels, amounts: [0.5, 0.9]}}}
+  gradual: {pruning: {schedule: {name: Cubic, final: 0.9}, rounds: 4, unit: step, every: 4, recovery: FineTune}}
+  soft:
+    pruning: {schedule: {name: Soft, schedule: {name: OneShot, amount: 0.5}}, granularity: Filter, rounds: 2, unit: epoch}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the recipe that nothing disturbed."""
+    path = tmp_path_factory.mktemp("finished") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return run_recipe(path, [f"output={path.parent}"], quiet=True)
+
+
+def fingerprints(root: Path) -> dict[str, str]:
+    marks = sorted(root.glob("seed-*/**/done.json"))
+    return {str(mark.relative_to(root)): json.loads(mark.read_text())["fingerprint"] for mark in marks}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def test_results_are_in_shrinkbench_layout(finished: Path) -> None:
+    """[8.2] 36 + 4,096 weights are pruned, of 4,322 parameters."""
+    results = read_csv(finished / "results.csv")
+    assert [(r.strategy, r.compression) for r in results][:3] == [
+        ("ticket", 1.0),
+        ("ticket", 4322 / (4322 - 2066)),
+        ("ticket", 4322 / (4322 - 3099)),
+    ]
+    for result in results:
+        assert result.dataset == "digits"
+        assert result.real_compression == result.size / result.size_nz
+        assert result.speedup == result.flops / result.flops_nz
+        assert 0 <= result.post_acc1 <= result.post_acc5 <= 1
+        assert (finished / result.path / "final.safetensors").is_file()
+        assert (finished / result.path / "logs.csv").is_file()
+    header = (finished / "seed-1/dense/logs.csv").read_text().splitlines()[0]
+    assert header.startswith("epoch,timestamp,train_loss,train_acc1,train_acc5,val_loss,val_acc1,val_acc5")
+    params = json.loads((finished / "params.json").read_text())
+    assert params["hash"][:12] in finished.name
+    assert params["versions"]["torch"] == str(torch.__version__)
+    assert (finished / "curve.png").stat().st_size > 1000
+
+
+def test_achieved_sparsity_and_gap(finished: Path) -> None:
+    """[000-15] [000-05] [7.20] What is reported is what the masks and the weights are."""
+    rows = table(finished / "pruning_results.csv")
+    tickets = [row for row in rows if row["strategy"] == "ticket"]
+    assert [round(float(row["sparsity"]), 3) for row in tickets] == [0.0, 0.5, 0.75]
+    for row in rows:
+        gap = float(row["train_acc"]) - float(row["test_acc"])
+        assert float(row["generalization_gap"]) == gap
+    for row in table(finished / "masks_summary.csv"):
+        if row["strategy"] == "ticket" and row["round"] == "2" and row["parameter"] == "hidden.weight":
+            weights = TrainingState.load(finished / "seed-1/ticket/round-02/final.safetensors").part("model")
+            assert int(row["kept"]) == int(weights["hidden.weight"].count_nonzero())
+
+
+def test_masks_hold_in_what_was_saved(finished: Path) -> None:
+    """[7.1] [7.8] Also through the epoch that was chosen, and through the file."""
+    found = sorted(finished.glob("seed-1/*/*/masks.safetensors"))
+    assert len(found) == 2 + 2 + 2 + 2 + 2 + 1 + 1 + 1
+    for path in found:
+        masks = Masks.load(path)
+        weights = TrainingState.load(path.parent / "final.safetensors").part("model")
+        assert all(not weights[name][~mask].any() for name, mask in masks.items())
+    assert Masks.load(finished / "seed-1/gradual/training/masks.safetensors").sparsity == pytest.approx(0.9, abs=1e-3)
+    assert Masks.load(finished / "seed-1/shots/round-02/masks.safetensors").sparsity == pytest.approx(0.9, abs=1e-3)
+
+
+def test_masks_from_another_variant(finished: Path) -> None:
+    for number in ("round-01", "round-02"):
+        ticket, anew = (
+            Masks.load(finished / f"seed-1/{name}/{number}/masks.safetensors") for name in ("ticket", "anew")
+        )
+        assert ticket == anew
+
+
+def test_shuffled_masks_keep_as_many_weights_in_each_layer(finished: Path) -> None:
+    """[004-12] [8.3] The control that keeps a method's proportions and nothing else."""
+    ticket, other = (Masks.load(finished / f"seed-1/{n}/round-02/masks.safetensors") for n in ("ticket", "elsewhere"))
+    assert ticket != other
+    assert {name: int(mask.count_nonzero()) for name, mask in ticket.items()} == {
+        name: int(mask.count_nonzero()) for name, mask in other.items()
+    }
+
+
+def test_rewound_training_begins_with_the_first_weights(finished: Path) -> None:
+    """[004-11] Snapshots are of the first dense training, also in the second round."""
+    start = TrainingState.load(finished / "seed-1/dense/snapshot-0.safetensors")
+    late = TrainingState.load(finished / "seed-1/dense/snapshot-10.safetensors")
+    assert (start.step, late.step) == (0, 10)
+    done = json.loads((finished / "seed-1/late/round-02/done.json").read_text())
+    assert done["rewound_to"] == 10
+    # Three epochs of 9 steps; the first is over when the rewound training begins, at step 10.
+    assert [epoch["number"] for epoch in done["epochs"]] == [2, 3]
+    assert done["steps"] == 27
+
+
+def test_the_control_is_trained_on_as_often_as_the_pruned(finished: Path) -> None:
+    assert (finished / "seed-1/tuned/control-02/done.json").is_file()
+    assert not (finished / "seed-1/ticket/control-01").exists()
+    controls = [row for row in read_csv(finished / "results.csv") if row.compression == 1]
+    paths = {row.strategy: row.path for row in controls}
+    assert paths["ticket"] == "seed-1/dense"
+    assert paths["tuned"] == "seed-1/tuned/control-02"
+    assert paths["gradual"] == "seed-1/gradual/control-01"
+
+
+def test_the_test_part_is_opened_once_when_all_is_trained(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[000-11] [7.4]"""
+    order: list[str] = []
+    opening, fitting = HeldOut.open, experiment.fit
+
+    def opened(self: HeldOut) -> Any:
+        order.append("test")
+        return opening(self)
+
+    def fitted(*args: Any, **options: Any) -> Any:
+        order.append("training")
+        return fitting(*args, **options)
+
+    monkeypatch.setattr(HeldOut, "open", opened)
+    monkeypatch.setattr(experiment, "fit", fitted)
+    run_recipe(recipe, quiet=True)
+    assert order == ["training"] * 17 + ["test"]
+
+
+# ---------------------------------------------------------------- cut and gone on
+
+
+def test_what_is_finished_is_not_done_again(recipe: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = run_recipe(recipe, quiet=True)
+    assert fingerprints(root) == fingerprints(finished)
+    written = (root / "results.csv").read_bytes()
+    monkeypatch.setattr(experiment, "fit", None)
+    assert run_recipe(recipe, quiet=True) == root
+    assert (root / "results.csv").read_bytes() == written
+
+
+class Stop(Exception):
+    """What stops a run in these tests."""
+
+
+@contextmanager
+def stopping_at(number: int, monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
+    """Raise at the `number`-th call of a method of `Stage`, before (even) or after (odd) it did its work."""
+    calls = 0
+    original: Callable[..., Any] = getattr(Stage, name)
+
+    def counted(self: Stage, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number and number % 2 == 0:
+            raise Stop
+        result = original(self, *args)
+        if calls == number:
+            raise Stop
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, name, counted)
+        yield
+
+
+@pytest.mark.parametrize("name", ["save_checkpoint", "finish"])
+def test_a_run_that_was_cut_gives_the_same_numbers(
+    recipe: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """[000-10] Bit for bit: weights, masks and every table."""
+    for number in (1, 2, 3, 4, 5):
+        with stopping_at(number, monkeypatch, name), pytest.raises(Stop):
+            run_recipe(recipe, quiet=True)
+    root = run_recipe(recipe, quiet=True)
+    assert fingerprints(root) == fingerprints(finished)
+    for file in ("results.csv", "pruning_results.csv", "masks_summary.csv", "metrics.json"):
+        assert (root / file).read_bytes() == (finished / file).read_bytes()
+    assert not list(root.glob("seed-*/**/checkpoint-*"))
+    epochs = [row["epoch"] for row in table(root / "seed-1/dense/logs.csv")]
+    assert epochs == ["1", "2", "3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_killed_at_random_moments(jobs: str) -> None:
+    """[000-10]"""
+    script = Path(__file__).with_name("kill_and_resume.py")
+    arguments = ["--kills", "3", "--seed", jobs, "--jobs", jobs]
+    ran = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False, timeout=280
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "different: nothing" in ran.stdout
+
+
+# ---------------------------------------------------------------- faults
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(
+    recipe: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stopping_at(2, monkeypatch, "save_checkpoint"), pytest.raises(Stop):
+        run_recipe(recipe, quiet=True)
+    (newest,) = Path("runs").glob("*/seed-1/dense/checkpoint-*")
+    # The second was not written: make it, damaged.
+    damaged = newest.with_name("checkpoint-000000018.safetensors")
+    content = bytearray(newest.read_bytes())
+    content[-3] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(FileFormatError, match="checksum differs") as raised:
+        run_recipe(recipe, quiet=True)
+    assert str(damaged) in str(raised.value)
+    assert f"The state before it is '{newest}'" in str(raised.value)
+    damaged.unlink()
+    assert fingerprints(run_recipe(recipe, quiet=True)) == fingerprints(finished)
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes: what a full disk does, for this process alone."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_said_and_the_last_good_state_kept(recipe: Path, finished: Path) -> None:
+    with room_for(12_000), pytest.raises(OutputError, match="Cannot write file") as raised:
+        run_recipe(recipe, quiet=True)
+    assert "safetensors" in str(raised.value)
+    root = run_recipe(recipe, quiet=True)
+    assert fingerprints(root) == fingerprints(finished)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_cannot_be_written_to(recipe: Path) -> None:
+    closed = recipe.parent / "closed"
+    closed.mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="closed"):
+        run_recipe(recipe, [f"output={closed}"], quiet=True)
+
+
+def test_output_that_is_a_file(recipe: Path) -> None:
+    with pytest.raises(OutputError, match=r"recipe\.yaml"):
+        run_recipe(recipe, [f"output={recipe}"], quiet=True)
+
+
+def test_the_second_process_on_a_directory_is_refused(recipe: Path, finished: Path) -> None:
+    with locked(finished), pytest.raises(SparsewoodError, match=f"in use by process {os.getpid()} on"):
+        run_recipe(recipe, [f"output={finished.parent}"], quiet=True)
+
+
+def test_an_altered_mark_is_named(recipe: Path) -> None:
+    root = run_recipe(recipe, quiet=True)
+    (root / "seed-1/dense/done.json").write_text("{")
+    with pytest.raises(FileFormatError, match=r"done\.json' is no JSON"):
+        run_recipe(recipe, quiet=True)
+
+
+# ---------------------------------------------------------------- found out before
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.classes=3", r"model: small_conv gives shape \(1, 3\) .* expected logits \(1, 10\)"),
+        ("variants.late.pruning.recovery.step=28", "goes back to step 28 of the dense training, which has 27 steps"),
+        ("variants.gradual.pruning.every=9", "'gradual': its last event is before step 27, and its training has 27"),
+        ("variants.ticket.only=[2]", "'ticket': 'only' leaves out rounds that later ones build on"),
+        ("variants.anew.masks_from=gradual", r"'anew': masks_from: 'gradual' has no masks of rounds \[1, 2\]"),
+        ("variants.anew.masks_from=shots", r"'anew': masks_from: 'shots' has no masks of rounds \[1\]"),
+        ("variants.ticket.shuffled=true", "'ticket': 'shuffled' is for masks of another variant"),
+        ("variants.gradual.independent=true", "'gradual': independent and masks_from are for rounds"),
+        ("train_dense=false", "goes back to step 10 of the dense training, which has 0 steps"),
+        ("weights=missing.safetensors", r"weights: no file at 'missing\.safetensors'"),
+    ],
+)
+def test_mistakes_are_found_before_training(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, setting: str, message: str
+) -> None:
+    monkeypatch.setattr(experiment, "fit", None)
+    with pytest.raises(SparsewoodError, match=message):
+        run_recipe(recipe, [setting], quiet=True)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_dry_run_takes_one_batch_through_everything(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """[002-10]"""
+    assert main(["run", str(recipe), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "DRY RUN" in shown
+    (root,) = Path("runs").iterdir()
+    assert root.name.endswith("-dry-run")
+    assert {row.strategy for row in read_csv(root / "results.csv")} == {
+        "ticket",
+        "late",
+        "anew",
+        "elsewhere",
+        "tuned",
+        "shots",
+        "gradual",
+        "soft",
+    }
+    assert json.loads((root / "seed-1/dense/done.json").read_text())["steps"] == 1
+
+
+def test_the_plan_alone(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(recipe), "--plan"]) == 0
+    shown = capsys.readouterr().out
+    assert "gradual: before each step" in shown
+    assert "anew: the masks of ticket" in shown
+    assert not Path("runs").exists()
+
+
+def test_options_of_older_scripts(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[002-10] [001-06] They are the settings they stand for."""
+    seen: list[Recipe] = []
+
+    def noted(path: Path, overrides: list[str], **options: object) -> None:
+        seen.append(load_recipe(path, overrides))
+        assert options["quiet"] is True
+
+    monkeypatch.setattr(command, "run_recipe", noted)
+    options = (
+        "--arch lenet5_caffe --data digits --epochs 7 --batch-size 32 --test-batch-size 50 --optimizer SGD --lr 0.01 "
+        "--max-lr 0.1 --momentum 0.5 --weight-decay 1e-4 --seed 9 --output elsewhere --init-model w.pt --set threads=2"
+    )
+    assert main(["run", str(recipe), "--quiet", *options.split()]) == 0
+    (found,) = seen
+    assert found.model.name == "lenet5_caffe"
+    expected = Training(
+        epochs=7,
+        batch_size=32,
+        optimizer=SGD(lr=0.01, momentum=0.5, weight_decay=1e-4),
+        rate=OneCycle(peak=10.0),
+    )
+    assert found.training == expected
+    assert (found.seeds, found.test_batch_size, found.threads) == ((9,), 50, 2)
+    assert (found.output, found.weights) == (Path("elsewhere"), Path("w.pt"))
+
+
+def test_a_cycle_needs_a_start_below_its_peak(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(recipe), "--max-lr", "0.1"]) == 2
+    assert "--max-lr is the peak of one cycle" in capsys.readouterr().err
+
+
+def test_unknown_options_and_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml" in capsys.readouterr().err
+    assert main(["run", "recipe.yaml", "--epoch", "3"]) == 2
+    assert "--epochs" in capsys.readouterr().err
+
+
+def test_save_model(recipe: Path) -> None:
+    """[002-10]"""
+    from safetensors.torch import load_file
+
+    only = ["--set", "variants={last: {pruning: {recovery: Rewind}}}"]
+    assert main(["run", str(recipe), "--quiet", "--save-model", "models/last.safetensors", *only]) == 0
+    (root,) = Path("runs").iterdir()
+    saved = TrainingState.load(root / "seed-1/last/round-02/final.safetensors").part("model")
+    loaded = load_file("models/last.safetensors")
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
+
+
+def test_one_column_less_is_no_result(finished: Path, tmp_path: Path) -> None:
+    text = (finished / "results.csv").read_text().replace("strategy,", "", 1)
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(FileFormatError):
+        read_csv(tmp_path / "results.csv")
+    assert Result.__dataclass_fields__.keys() >= {"strategy"}
