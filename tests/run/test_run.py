@@ -44,7 +44,7 @@ variants:
   shots: {independent: true, only: [2], pruning: {schedule: {name: Levels, amounts: [0.5, 0.9]}}}
   gradual: {pruning: {schedule: {name: Cubic, final: 0.9}, rounds: 4, unit: step, every: 4, recovery: FineTune}}
   soft:
-    pruning: {schedule: {name: Soft, schedule: {name: OneShot, amount: 0.5}}, granularity: Filter, rounds: 2, unit: epoch}
+    pruning: {schedule: {name: Soft, schedule: {name: OneShot, amount: 0.5}}, rounds: 2, unit: epoch, granularity: Row}
 """
 
 

@@ -20,8 +20,9 @@ from sparsewood.measurement import evaluate
 from sparsewood.pruning.settings import Pruning
 from sparsewood.run.directory import Stage
 from sparsewood.run.recipe import Recipe, Variant
+from sparsewood.run.weights import load_weights
 from sparsewood.seeds import derive, generator_for
-from sparsewood.state import TrainingState, restore
+from sparsewood.state import TrainingState
 from sparsewood.train import Training
 
 __all__ = ["Bench", "Trained"]
@@ -160,29 +161,3 @@ class Bench:
         if not len(self.split.validation):
             raise SparsewoodError(f"{self.split.name} has no validation part, and one is needed to choose by.")
         return evaluate(model, self.plain(self.split.validation), topk=(1,)).top[1]
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Weights from a file: a checkpoint of a run, safetensors, or what torch.save wrote (tensors only).
-
-    Raises `SparsewoodError` if the file is missing, is none of these, or is of another model.
-    """
-    if not path.is_file():
-        raise SparsewoodError(f"weights: no file at '{path}'.")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        tensors = load_file(path)
-        if any(name.startswith("model/") for name in tensors):
-            restore(TrainingState.load(path), model)
-            return
-    else:
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a pickle may fail in any way
-            raise SparsewoodError(f"weights: '{path}' holds more than tensors, or is damaged: {error}") from error
-        tensors = next((tensors[key] for key in ("state_dict", "model_state_dict", "model") if key in tensors), tensors)
-    try:
-        model.load_state_dict(tensors)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise SparsewoodError(f"weights: '{path}' does not fit {type(model).__name__}: {error}") from error
