@@ -1,32 +1,29 @@
-"""Gradual pruning in a training loop of your own: three calls, and nothing else changes.
+"""The pruning of a recipe in a training loop of your own: three calls, and nothing else changes.
 
 python examples/prune_in_plain_loop.py
 """
 
+from pathlib import Path
+
 import torch
 from torch.nn.functional import cross_entropy
 
-from sparsewood.criteria import WeightTimesGradient
-from sparsewood.models import small_conv
-from sparsewood.pruning import Pruning
-from sparsewood.schedules import Cubic
-from sparsewood.train.pruner import Pruner
+import sparsewood as sw
+from sparsewood.data import digits
+from sparsewood.data.loader import Loader
 
-generator = torch.Generator().manual_seed(0)
-images, labels = torch.rand(256, 1, 8, 8, generator=generator), torch.randint(10, (256,), generator=generator)
-data = [(images[i : i + 32], labels[i : i + 32]) for i in range(0, 256, 32)]
-model = small_conv()
-optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+recipe = sw.load_recipe(Path(__file__).with_name("gradual.yaml"))
+model = sw.models.small_conv(generator=torch.Generator().manual_seed(0))
+loader = Loader(digits().train, recipe.training.batch_size, seed=0)
+optimizer = recipe.training.optimizer(model.parameters())
 
-# Ten steps dense, then to 90 % in five events that are eight steps apart.
-pruning = Pruning(WeightTimesGradient(), Cubic(0.9), rounds=5, unit="step", start=10, every=8)
-pruner = Pruner(model, optimizer, pruning, data=data, loss=cross_entropy)
-for epoch in range(7):
-    for x, y in data:
+pruner = sw.Pruner(model, optimizer, recipe.variant("pruned").pruning, steps_per_epoch=len(loader))  # one
+for epoch in range(recipe.training.epochs):
+    for x, y in loader.epoch(epoch):
         optimizer.zero_grad()
         cross_entropy(model(x), y).backward()
         optimizer.step()
-        pruner.step()
+        pruner.step()  # two: after every step of the optimizer
     print(f"epoch {epoch}: sparsity {pruner.sparsity:.4f}, {len(pruner.events)} events left")
-masks = pruner.finish()
+masks = pruner.finish()  # three: checks that all was done and that the zeros hold
 print(masks)

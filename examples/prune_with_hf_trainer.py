@@ -1,17 +1,17 @@
-"""The same pruning in the Trainer of transformers: one callback.
+"""The pruning of a recipe in the Trainer of transformers: one callback.
 
 python examples/prune_with_hf_trainer.py
 """
 
 import tempfile
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sparsewood.models.wheels import ensure_torchvision
-from sparsewood.pruning import Pruning
-from sparsewood.schedules import Cubic
+from sparsewood.run.recipe import load_recipe
 
 ensure_torchvision()  # before transformers, which imports torchvision where it is installed
 from transformers import (  # noqa: E402
@@ -48,12 +48,13 @@ model = BertForSequenceClassification(
         max_position_embeddings=16,
     )
 )
-callback = SparsityTrainerCallback(Pruning(schedule=Cubic(0.8), rounds=4, unit="step", start=4, every=4))
+recipe = load_recipe(Path(__file__).with_name("gradual.yaml"))
+callback = SparsityTrainerCallback(recipe.variant("pruned").pruning)
 with tempfile.TemporaryDirectory() as directory:
     arguments = TrainingArguments(
         output_dir=directory,
         per_device_train_batch_size=16,
-        num_train_epochs=6,
+        num_train_epochs=recipe.training.epochs,
         logging_steps=4,
         save_strategy="no",
         report_to=[],

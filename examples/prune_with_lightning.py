@@ -1,4 +1,4 @@
-"""The same pruning in Lightning's Trainer: one callback.
+"""The pruning of a recipe in Lightning's Trainer: one callback.
 
 python examples/prune_with_lightning.py
 """
@@ -6,6 +6,7 @@ python examples/prune_with_lightning.py
 import logging
 import tempfile
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,8 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sparsewood.models import small_conv
 from sparsewood.models.wheels import ensure_torchvision
-from sparsewood.pruning import Pruning
-from sparsewood.schedules import Cubic
+from sparsewood.run.recipe import load_recipe
 
 ensure_torchvision()  # before Lightning, which imports torchvision where it is installed
 import pytorch_lightning as pl  # noqa: E402
@@ -40,13 +40,14 @@ class Digits(pl.LightningModule):
 
 generator = torch.Generator().manual_seed(0)
 images, labels = torch.rand(256, 1, 8, 8, generator=generator), torch.randint(10, (256,), generator=generator)
-module, callback = Digits(), SparsityCallback(Pruning(schedule=Cubic(0.9), rounds=4, unit="epoch", start=1))
+recipe = load_recipe(Path(__file__).with_name("gradual.yaml"))
+module, callback = Digits(), SparsityCallback(recipe.variant("pruned").pruning)
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Lightning's advice on how many workers load the data
     trainer = pl.Trainer(
-        max_epochs=5,
+        max_epochs=recipe.training.epochs,
         accelerator="cpu",
         callbacks=[callback],
         default_root_dir=directory,

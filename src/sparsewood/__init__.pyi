@@ -33,6 +33,7 @@ from .granularity import NM, Block, Channel, Column, Element, Filter, Kernel, Ro
 from .masks import Keeper, apply_masks, enforce, masks_from_state_dict
 from .measurement import Measurement, compare_latency, evaluate, latency, measure
 from .pruning import Pruning, prune, score
+from .run.recipe import load_recipe
 from .statistics import AbsoluteGradient, Gradient, InputPower, collect
 from .train import Pruner
 from .types import Compression, Count, Density, Masks, Remaining, Sparsity, Statistics, Threshold
@@ -94,6 +95,7 @@ __all__ = [
     "evaluate",
     "granularity",
     "latency",
+    "load_recipe",
     "masks",
     "masks_from_state_dict",
     "measure",
