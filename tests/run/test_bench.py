@@ -148,6 +148,24 @@ def command(recipe: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
+def test_jobs_find_components_beside_the_recipe(tmp_path: Path) -> None:
+    recipe = written(tmp_path / "beside")
+    (recipe.parent / "mynet.py").write_text(
+        "from sparsewood.models import small_conv\n"
+        "def build(classes: int = 10):\n    return small_conv((4,), hidden=16)\n"
+    )
+    ran = subprocess.run(
+        command(recipe, "--jobs", "2", "--set", "model=mynet:build", "--set", "seeds=1", "--dry-run"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        cwd=tmp_path,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [("--jobs", "2"), ("--set", "devices=2")], ids=["jobs", "devices"])
 def test_several_processes_give_the_same_masks_and_accuracies(tmp_path: Path, more: tuple[str, ...]) -> None:
     """Jobs: every bit. Devices, which share each batch: sums in another order, so weights only nearly."""

@@ -286,7 +286,6 @@ def test_hashes_are_fixed() -> None:
         ("description=words", True),
         ("output=elsewhere", True),
         ("device=cuda", True),
-        ("devices=2", True),
         ("strategy=ddp", True),
         ("threads=2", True),
         ("workers=2", True),
@@ -310,11 +309,28 @@ def test_hashes_are_fixed() -> None:
         ("pruning.rounds=6", False),
         ("variants.control.independent=true", False),
         ("variants.new={}", False),
+        ("devices=2", False),  # what is random is drawn by each process
     ],
 )
 def test_what_counts_for_the_hash(setting: str, same: bool) -> None:
     recipe, changed = parse_recipe(LOTTERY), parse_recipe(LOTTERY, overrides=[setting])
     assert (changed.hash == recipe.hash) == same
+
+
+@pytest.mark.parametrize(
+    ("data", "same"), [("mnist", True), ("cifar10", True), ("cub200", True), ("image_folder", False)]
+)
+def test_a_published_set_is_the_same_wherever_it_lies(data: str, same: bool) -> None:
+    text = f"name: x\ndata: {data}\nmodel: resnet20\n"
+    here, there = (parse_recipe(text, overrides=[f"data.root={root}"]) for root in ("here", "there"))
+    assert (here.hash == there.hash) == same
+
+
+def test_a_retraining_of_no_use_is_refused() -> None:
+    text = "name: x\ndata: digits\nmodel: small_conv\nvariants:\n  a:\n    retraining: {epochs: 1}\n"
+    assert parse_recipe(text).variant("a").retraining is not None
+    with pytest.raises(RecipeError, match=r"line 6: variants\.a\.retraining: is of no use: Rewind"):
+        parse_recipe(text + "    pruning: {recovery: Rewind}\n")
 
 
 def test_the_order_of_keys_and_variants_does_not_count() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsewood.data.assemble import Cut, Labelled, assemble
-from sparsewood.data.locate import Published, check_sum, read_bytes
+from sparsewood.data.locate import Published, Root, check_sum, read_bytes
 from sparsewood.data.part import Normalization, Pixels
 from sparsewood.data.pickles import read_pickle
 from sparsewood.data.split import Split
@@ -20,7 +19,6 @@ from sparsewood.errors import FileFormatError
 
 __all__ = ["cifar10", "cifar100"]
 
-Root = str | os.PathLike[str] | None
 
 SHAPE = (3, 32, 32)
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"

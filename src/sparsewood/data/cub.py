@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +10,7 @@ import torch
 
 from sparsewood.data.assemble import Cut, Labelled, assemble
 from sparsewood.data.images import IMAGENET, Box, ImageFiles, require_pillow
-from sparsewood.data.locate import Published, read_bytes
+from sparsewood.data.locate import Published, Root, read_bytes
 from sparsewood.data.part import Normalization
 from sparsewood.data.split import Split
 from sparsewood.errors import FileFormatError
@@ -31,7 +30,7 @@ TRAINING_IMAGES, TEST_IMAGES, CLASSES = 5_994, 5_794, 200
 
 
 def cub200(
-    root: str | os.PathLike[str] | None = None,
+    root: Root = None,
     *,
     size: int = 224,
     central: float = 0.875,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,13 @@ class ImageFiles(Source):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def digest(self) -> str:
+        """Of the names and sizes of the files, which are not read for it."""
+        found = hashlib.sha256(f"{self.size} {self.central} {self.boxes}".encode())
+        for path in self.paths:
+            found.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+        return found.hexdigest()
 
     def read(self, positions: Tensor, view: View | None = None) -> Tensor:
         images = np.empty((len(positions), self.size, self.size, 3), np.uint8)

@@ -7,12 +7,21 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from sparsewood.errors import FileFormatError, SparsewoodError
 
-__all__ = ["ROOT_VARIABLE", "Published", "check_sum", "read_bytes", "root_directory"]
+__all__ = ["ROOT_VARIABLE", "Place", "Published", "Root", "check_sum", "read_bytes", "root_directory"]
 
 ROOT_VARIABLE = "SPARSEWOOD_DATA"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Mark of a parameter that says where a published data set lies: the set is the same wherever that is."""
+
+
+Root = Annotated[str | os.PathLike[str] | None, Place()]
 
 
 @dataclass(frozen=True)

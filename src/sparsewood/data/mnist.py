@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +13,13 @@ import torch
 from torch import Tensor
 
 from sparsewood.data.assemble import Cut, Labelled, assemble
-from sparsewood.data.locate import Published, check_sum, read_bytes
+from sparsewood.data.locate import Published, Root, check_sum, read_bytes
 from sparsewood.data.part import Normalization, Pixels
 from sparsewood.data.split import Split
 from sparsewood.errors import FileFormatError
 
 __all__ = ["fashion_mnist", "mnist", "read_idx"]
 
-Root = str | os.PathLike[str] | None
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 SIDE = 28

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sparsewood import checkpoint
 from sparsewood.errors import SparsewoodError
 
 __all__ = ["Normalization", "Part", "Pixels", "Source", "View", "as_pixels"]
@@ -90,6 +92,10 @@ class Source(ABC):
         Without a `view` they are the same at every call.
         """
 
+    def digest(self) -> str:
+        """SHA-256 of what the images are, as far as that is quick to tell: here of how many and how large."""
+        return hashlib.sha256(f"{len(self)} {self.shape}".encode()).hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class Pixels(Source):
@@ -123,6 +129,9 @@ class Pixels(Source):
 
     def __len__(self) -> int:
         return len(self.tensor)
+
+    def digest(self) -> str:
+        return checkpoint.digest({"pixels": self.tensor}, {})
 
     def read(self, positions: Tensor, view: View | None = None) -> Tensor:  # noqa: ARG002 - nothing is random here
         return self.tensor.index_select(0, positions)

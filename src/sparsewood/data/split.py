@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
+from sparsewood import checkpoint
 from sparsewood.data.part import Part
 from sparsewood.data.sampling import stratified
 from sparsewood.errors import SparsewoodError
@@ -118,6 +120,21 @@ class Split:
     def input_shape(self) -> tuple[int, ...]:
         """Of one input: (channels, height, width)."""
         return self.train.shape
+
+    def digest(self) -> str:
+        """SHA-256 of all parts: their labels, their order, and their images as far as `Source.digest` goes.
+
+        The test part is not opened for it: nothing about it comes out but whether it is the same.
+        """
+        sources: dict[int, str] = {}
+        found = hashlib.sha256(f"{self.classes} {self.note}".encode())
+        for part in (self.train, self.validation, self.test._part):
+            key = id(part.source)
+            sources[key] = sources.get(key) or part.source.digest()
+            positions = torch.empty(0) if part.positions is None else part.positions
+            rest = checkpoint.digest({"labels": part.labels, "positions": positions}, {"norm": str(part.normalization)})
+            found.update(f"{sources[key]} {rest}".encode())
+        return found.hexdigest()
 
     def subsets(self, val_size: int, eval_size: int, *, seed: int = 0, disjoint: bool = True) -> Subsets:
         """`subset_val` of `val_size` examples, `subset_val2` and `subset_test` of `eval_size`.

@@ -84,6 +84,13 @@ class Pruning:
             _require_names(name, getattr(self, name))
         require_plan(self.plan)  # a number of rounds that the schedule cannot do is found out here
         self._require_amounts(self.plan)
+        spacing = self.schedule.spacing
+        if spacing is not None and ((self.start, self.every) != spacing or self.unit == "round"):
+            raise SparsewoodError(
+                f"Pruning: {self.schedule} counts training steps or epochs, so give start={spacing[0]} and "
+                f"every={spacing[1]} here, too, with unit 'step' or 'epoch'. Got start={self.start}, "
+                f"every={self.every}, unit {self.unit!r}."
+            )
 
     @property
     def plan(self) -> Plan:
@@ -125,6 +132,17 @@ class Pruning:
             protect_classifier=self.protect_classifier,
             default=self.criterion.covers,
         )
+
+    def all_kept(self, model: nn.Module) -> Masks:
+        """Masks that keep everything, of all parameters that some event decides about.
+
+        Sparsity is the removed share of these, also while events for some of them are still to come.
+
+        >>> Pruning().all_kept(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+        Masks(1 tensors, 0 of 4 removed, sparsity 0.0000)
+        """
+        every = {entry.name: entry.parameter for event in self.plan for entry in self.parameters(model, event)}
+        return Masks.adopt({name: torch.ones_like(p, dtype=torch.bool) for name, p in every.items()})
 
     def choose(
         self,

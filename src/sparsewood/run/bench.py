@@ -131,6 +131,10 @@ class Bench:
         if self.fabric is not None:
             self.fabric.barrier()
 
+    def agreed(self, value: bool) -> bool:
+        """What the first process says."""
+        return self.fabric.broadcast(value) if self.fabric is not None else value
+
     def example(self) -> Tensor:
         """One input, of zeros."""
         device = next((p.device for p in self.network().parameters()), torch.device("cpu"))

@@ -9,11 +9,12 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsewood.data.locate import Place
 from sparsewood.errors import SparsewoodError
 from sparsewood.run.annotations import MISSING, Form, Parameter, form_of, parameters
 from sparsewood.run.calls import Call
 from sparsewood.run.catalogue import converter, name_of
-from sparsewood.run.hints import validated
+from sparsewood.run.hints import marks, validated
 
 __all__ = ["canonical", "digest", "written"]
 
@@ -58,9 +59,9 @@ def canonical(value: Any, hint: Any) -> Any:
         value = convert.function(value) if form.values is None else value
     if isinstance(value, Call):
         known = parameters(value.function)
-        # Where a data set lies does not change what is in it.
-        said = [key for key in value.parameters if key != "root"]
-        given = {key: known.get(key, Parameter(key, Any, MISSING)) for key in said}
+        every = {key: known.get(key, Parameter(key, Any, MISSING)) for key in value.parameters}
+        # Where a published data set lies does not change what is in it.
+        given = {key: parameter for key, parameter in every.items() if Place() not in marks(parameter.hint)}
         return {"name": value.name} | _differing(value.parameters, given)
     if _is_component(value):
         known = {name: parameter for name, parameter in _sayable(value).items() if parameter.hashed}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.files import writable_directory
 from sparsewood.report.plots import require_matplotlib
 from sparsewood.report.schedules import show_plan
+from sparsewood.run.begun import require_same_inputs
 from sparsewood.run.bench import Bench
+from sparsewood.run.calls import importable
 from sparsewood.run.directory import locked
 from sparsewood.run.outputs import lines, read_results, results_table, write_parameters, write_results
 from sparsewood.run.preflight import check_run
@@ -56,24 +60,39 @@ def run_recipe(
     root = _directory(recipe, dry_run=dry_run)
     require_matplotlib()  # what can be wrong is found out now, not after hours
     # Processes that the first one starts for further devices work in its directory.
-    with nullcontext() if "LOCAL_RANK" in os.environ else locked(root):
+    follows = recipe.devices > 1 and int(os.environ.get("LOCAL_RANK", "0")) > 0
+    here = (path.resolve().parent, Path.cwd())  # where components of one's own may import what lies beside them
+    with nullcontext() if follows else locked(root), importable(here):
         fabric = fabric_of(recipe)
         if recipe.devices > 1:
             fabric.launch()
         leads = rank() == 0
+        if leads and dry_run:
+            _forget(root)
         bench = Bench(recipe, root, recipe.seeds[0], None, no_progress, dry_run)
         check_run(bench)
         note, sizes = bench.split.note, bench.split.sizes
         if leads:
+            warning = require_same_inputs(root, recipe, bench.split, fabric.device)
+            if warning is not None:
+                print(f"sparsewood: {warning}", file=sys.stderr)
             write_parameters(root, recipe, note, sizes, dry_run=dry_run)
         steps = remaining_steps(recipe, root, dry_run=dry_run)
+        again = partial(load_recipe, path.resolve(), list(overrides))
         with progress(steps, quiet=quiet or not leads, seconds=seconds) as advance:
-            evaluations = carry_out_all(recipe, root, fabric, advance, jobs=jobs, dry_run=dry_run)
+            evaluations = carry_out_all(recipe, root, fabric, advance, again=again, jobs=jobs, dry_run=dry_run)
         if leads:
             _report(recipe, root, evaluations, note, dry_run=dry_run)
             if save_model is not None:
-                _save_model(root, evaluations, save_model)
+                _save_model(root, evaluations[recipe.seeds[0]], save_model)
     return root
+
+
+def _forget(root: Path) -> None:
+    """A dry run is to see that all works now, not that it did."""
+    for directory in root.glob("seed-*"):
+        shutil.rmtree(directory)
+    (root / "inputs.json").unlink(missing_ok=True)
 
 
 def _directory(recipe: Recipe, *, dry_run: bool) -> Path:
@@ -108,13 +127,13 @@ def _report(recipe: Recipe, root: Path, evaluations: dict[int, Any], note: str, 
     sys.stdout.flush()
 
 
-def _save_model(root: Path, evaluations: dict[int, Any], path: Path) -> None:
+def _save_model(root: Path, results: list[dict[str, Any]], path: Path) -> None:
     """The weights of the last network of the first seed."""
     from safetensors.torch import save
 
     from sparsewood.files import write_atomically
 
-    last = evaluations[min(evaluations)][-1]["result"]
+    last = results[-1]["result"]
     state = TrainingState.load(root / last["path"] / "final.safetensors")
     content = save(state.part("model"))
     writable_directory(path.parent)

@@ -17,7 +17,7 @@ from sparsewood.run.recipe import Variant
 from sparsewood.state import restore
 from sparsewood.types import Masks
 
-__all__ = ["Evaluated", "Layer", "evaluate_seed"]
+__all__ = ["Evaluated", "Layer", "evaluate_seed", "fingerprints"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,13 @@ def evaluate_seed(bench: Bench) -> list[dict[str, Any]]:
             rows.append(asdict(_evaluated(bench, variant, found, test, train)))
             bench.advance(f"seed {bench.seed}: test of {variant.name}", 0)
     return rows
+
+
+def fingerprints(bench: Bench) -> dict[str, str]:
+    """Of every network that is evaluated, by its stage."""
+    dense = _trained(bench, DENSE)
+    every = [found.trained for variant in bench.recipe.variants for found in _results(bench, variant, dense)]
+    return {str(one.stage.directory.relative_to(bench.root)): one.notes["fingerprint"] for one in every}
 
 
 def _trained(bench: Bench, *names: str) -> Trained:
@@ -124,7 +131,7 @@ def _evaluated(bench: Bench, variant: Variant, found: Found, test: Any, train: A
         post_acc5=after.top.get(5, 1.0),
         seed=bench.seed,
         batch_size=settings.batch_size,
-        epochs=settings.epochs,
+        epochs=settings.epochs if bench.recipe.train_dense or number else 0,
         optim=type(settings.optimizer).__name__,
         lr=settings.optimizer.rate,
         completed_epochs=trained.notes.get("completed_epochs", 0),

@@ -30,6 +30,7 @@ from sparsewood.seeds import derive, generator_for
 from sparsewood.state import TrainingState, capture, restore
 from sparsewood.statistics import collect
 from sparsewood.train import CsvLog, Fitted, Log, Logs, Pruner, Teacher, TensorBoardLog, Training, fit
+from sparsewood.train.rates import Stretched
 from sparsewood.types import Masks
 
 __all__ = ["carry_out", "control", "first_step", "rounds", "snapshots", "train_dense"]
@@ -61,6 +62,12 @@ def train_dense(bench: Bench) -> Trained:
             snapshots=wanted,
             on_snapshot=lambda state: state.save(_snapshot(stage, state.step)) if bench.writes else None,
         )
+        missing = [step for step in wanted if not _snapshot(stage, step).is_file()]
+        if missing:
+            raise SparsewoodError(
+                f"The dense training stopped after {fitted.steps} steps, for want of improvement, before steps "
+                f"{missing} that a recovery goes back to. Go back to an earlier step, or leave patience out."
+            )
     return _finish(bench, stage, model, fitted, {})
 
 
@@ -141,11 +148,17 @@ def rounds(bench: Bench, variant: Variant, dense: Trained) -> list[Trained]:
         if variant.only is not None and number not in variant.only:
             continue
         stage = bench.stage(variant.name, round_name(number))
+        done_from = base.notes["fingerprint"]
         if stage.done is None:
             current = Round(variant, number, events, stage, base, masks)
             trained = _retrain(bench, current, dense)
         else:
             trained = Trained(stage, stage.done)
+            if stage.done["from"] != done_from:
+                raise SparsewoodError(
+                    f"'{stage.directory}' was made from another network than the one that is there now: a stage before "
+                    "it was done again. Remove it, so that it is done again, too."
+                )
         done.append(trained)
         if not alone:
             base, masks = trained, Masks.load(stage.directory / MASKS)
@@ -201,7 +214,8 @@ def shuffled(masks: Masks, generator: torch.Generator) -> Masks:
 
 
 def _chosen(bench: Bench, current: Round, model: nn.Module) -> Masks:
-    pruning, masks = current.variant.pruning, current.earlier
+    pruning = current.variant.pruning
+    masks = pruning.all_kept(model) & current.earlier
     for index, event in enumerate(current.events):
         statistics = None
         if pruning.criterion.needs:
@@ -225,7 +239,12 @@ def _retrain(bench: Bench, current: Round, dense: Trained) -> Trained:
     fitted = _fit(
         bench, current.stage, model, plan, f"{variant.name}, {current.stage.directory.name}", dense=dense, masks=masks
     )
-    notes = {"round": number, "amount": repr(current.events[-1].amount), "rewound_to": plan.picked}
+    notes = {
+        "round": number,
+        "amount": None if variant.masks_from is not None else repr(current.events[-1].amount),
+        "rewound_to": plan.picked,
+        "from": current.base.notes["fingerprint"],
+    }
     return _finish(bench, current.stage, model, fitted, notes, masks)
 
 
@@ -242,6 +261,8 @@ def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Trained:
 
     def during(network: nn.Module, optimizer: Any, per_epoch: int) -> Pruner:
         data = bench.scoring(pruning, 0, shared=False) if pruning.criterion.needs else None
+        # Where events name layers, sparsity is of all that they name, from the start.
+        layered = any(event.layers is not None for event in pruning.plan)
         return Pruner(
             network,
             optimizer,
@@ -249,6 +270,7 @@ def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Trained:
             steps_per_epoch=per_epoch,
             data=data,
             loss=nn.functional.cross_entropy,
+            masks=pruning.all_kept(network) if layered else None,
             seed=bench.seed,
         )
 
@@ -292,9 +314,14 @@ def _recovered(bench: Bench, variant: Variant, model: nn.Module, masks: Masks, d
 def _course(bench: Bench, variant: Variant, follow: Follow, number: int, model: nn.Module) -> Course:
     again = follow.settings == "training"
     settings = bench.training if again else bench.retraining(variant)
+    steps = settings.epochs * len(bench.loader(settings))
+    if follow.same_flops and not bench.dry_run:
+        macs = count_macs(model, bench.example())
+        longer = macs.macs / macs.macs_nonzero
+        steps, settings = math.ceil(steps * longer), replace(settings, rate=Stretched(settings.rate, longer))
     # Going back to the dense training brings its order of the data back, too.
     seed = bench.seed if again else derive(bench.seed, "retraining", number)
-    return Course(settings, seed, first_step(bench, follow), _steps(bench, settings, follow, model), follow)
+    return Course(settings, seed, first_step(bench, follow), steps, follow)
 
 
 def _fit(
@@ -368,7 +395,11 @@ def _require_zero(model: nn.Module, masks: Masks) -> None:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
         alive = int(parameters[name].detach()[~mask.to(parameters[name].device)].count_nonzero())
-        assert alive == 0, f"{alive} masked weights of {name!r} are not zero after training"
+        if alive:
+            raise SparsewoodError(
+                f"{alive} masked weights of {name!r} are not zero after training: the model's code sets them, or "
+                "another optimizer does. The stage is not finished."
+            )
 
 
 def _with(bench: Bench, trained: Trained) -> nn.Module:
@@ -397,15 +428,6 @@ def _masked_accuracy(bench: Bench, masks: Masks, step: int) -> float:
 def first_step(bench: Bench, follow: Follow) -> int:
     """Where in its schedule a training begins."""
     return min(follow.step, max(snapshots(bench), default=0)) if bench.dry_run else follow.step
-
-
-def _steps(bench: Bench, settings: Training, follow: Follow, model: nn.Module) -> int:
-    """Where the training ends: as long as the dense one, or until it has cost as many multiply-adds."""
-    steps = settings.epochs * len(bench.loader(settings))
-    if not follow.same_flops or bench.dry_run:
-        return steps
-    macs = count_macs(model, bench.example())
-    return math.ceil(steps * macs.macs / macs.macs_nonzero)
 
 
 def _noted(stage: Stage) -> dict[str, Any]:

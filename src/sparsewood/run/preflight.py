@@ -11,12 +11,15 @@ from sparsewood.run.bench import Bench
 from sparsewood.run.experiment import first_step, numbered, snapshots
 from sparsewood.run.recipe import Variant
 from sparsewood.snapshot import untouched
+from sparsewood.types import Remaining
 
 __all__ = ["check_run"]
 
 
 def check_run(bench: Bench) -> None:
     """Raise `SparsewoodError` for a recipe that cannot be carried out to its end."""
+    if bench.training.precision == "64-true":
+        raise SparsewoodError("training.precision: a run keeps its weights in 32 bits. Use '32-true' or 'bf16-mixed'.")
     _check_model(bench)
     snapshots(bench)
     for variant in bench.recipe.variants:
@@ -40,32 +43,84 @@ def _check_model(bench: Bench) -> None:
 
 
 def _check_variant(bench: Bench, variant: Variant) -> None:
+    pruning, follow = variant.pruning, variant.pruning.recovery.follow
     alone = variant.independent or variant.masks_from is not None
-    numbers = _rounds(variant)
-    if variant.only is not None and not alone:
+    settings = bench.training if follow.settings == "training" else bench.retraining(variant)
+    if settings.precision != bench.training.precision:
         raise SparsewoodError(
-            "'only' leaves out rounds that later ones build on. Use it with independent: true or masks_from."
+            f"its training has precision {settings.precision!r}, and the dense one {bench.training.precision!r}. A run "
+            "has one."
         )
-    if variant.only is not None and not set(variant.only) <= set(numbers):
-        raise SparsewoodError(f"'only' names rounds {sorted(set(variant.only) - set(numbers))}, which have no event.")
-    if variant.pruning.unit != "round":
-        if alone:
-            raise SparsewoodError("independent and masks_from are for rounds; with unit epoch or step leave them out.")
-        _check_events(bench, variant)
+    if len(pruning.recovery.snapshots) > 1 and not len(bench.split.validation):
+        raise SparsewoodError(f"{pruning.recovery} chooses by validation data, and {bench.split.name} has none.")
+    _check_rounds(variant, alone=alone)
+    if pruning.unit == "round":
+        _check_by_round(variant, alone=alone)
+    else:
+        _check_during_training(bench, variant, alone=alone)
     if variant.masks_from is not None:
         source = bench.recipe.variant(variant.masks_from)
         there = set(_rounds(source) if source.only is None else source.only)
-        missing = sorted(set(variant.only or numbers) - there)
+        missing = sorted(set(variant.only or _rounds(variant)) - there)
         if missing or source.pruning.unit != "round":
-            raise SparsewoodError(f"masks_from: {variant.masks_from!r} has no masks of rounds {missing or numbers}.")
+            numbers = missing or _rounds(variant)
+            raise SparsewoodError(f"masks_from: {variant.masks_from!r} has no masks of rounds {numbers}.")
+
+
+def _check_rounds(variant: Variant, *, alone: bool) -> None:
+    if variant.only is None:
+        return
+    if not alone:
+        raise SparsewoodError(
+            "'only' leaves out rounds that later ones build on. Use it with independent: true or masks_from."
+        )
+    without = sorted(set(variant.only) - set(_rounds(variant)))
+    if without:
+        raise SparsewoodError(f"'only' names rounds {without}, which have no event.")
+
+
+def _check_by_round(variant: Variant, *, alone: bool) -> None:
+    pruning = variant.pruning
+    if (pruning.start, pruning.every) != (0, 1):
+        raise SparsewoodError(
+            f"start: {pruning.start} and every: {pruning.every} mean nothing by rounds. For events inside one training "
+            "say unit: epoch or unit: step."
+        )
+    if any(event.regrow for event in pruning.plan):
+        raise SparsewoodError(
+            f"{pruning.schedule} lets weights grow again while the network trains. Say unit: epoch or unit: step."
+        )
+    if alone and any(isinstance(event.amount, Remaining) for event in pruning.plan) and variant.masks_from is None:
+        raise SparsewoodError(
+            f"{pruning.schedule} takes a share of what is left, and with independent: true every round starts from the "
+            "dense network, so that all would be alike. Use Levels, Exponential or another schedule of totals."
+        )
+
+
+def _check_during_training(bench: Bench, variant: Variant, *, alone: bool) -> None:
+    if alone:
+        raise SparsewoodError("independent and masks_from are for rounds; with unit epoch or step leave them out.")
+    if variant.pruning.recovery.follow.same_flops:
+        raise SparsewoodError(
+            f"{variant.pruning.recovery} lengthens the training by what the pruned network saves, which is not known "
+            "when pruning goes on during it. Use unit: round."
+        )
+    _check_events(bench, variant)
 
 
 def _check_events(bench: Bench, variant: Variant) -> None:
-    follow = variant.pruning.recovery.follow
-    settings = bench.training if follow.settings == "training" else bench.retraining(variant)
+    recovery = variant.pruning.recovery
+    settings = bench.training if recovery.follow.settings == "training" else bench.retraining(variant)
     pruning, settings = bench.squeezed(variant.pruning, settings)
     per_epoch = len(bench.loader(settings))
-    steps = settings.epochs * per_epoch - first_step(bench, follow)
+    # Of several snapshots the last leaves the fewest steps.
+    first = first_step(bench, recovery.follow_from(max(recovery.snapshots, default=None)))
+    if pruning.unit == "epoch" and first % per_epoch:
+        raise SparsewoodError(
+            f"its training begins at step {first}, in the middle of an epoch of {per_epoch} steps. With unit: epoch go "
+            "back to the beginning of one, or use unit: step."
+        )
+    steps = settings.epochs * per_epoch - first
     last = max(pruning.events(per_epoch))
     if last >= steps:
         raise SparsewoodError(

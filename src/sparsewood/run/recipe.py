@@ -86,6 +86,8 @@ class Variant:
         check(self)
         if self.shuffled and self.masks_from is None:
             raise SparsewoodError(f"Variant {self.name!r}: 'shuffled' is for masks of another variant: masks_from.")
+        if self.retraining is not None and self.pruning.recovery.follow.settings == "training":
+            object.__setattr__(self, "retraining", None)  # of no use to a recovery that repeats the dense training
         if self.only is None:
             return
         if not self.only or sorted(set(self.only)) != list(self.only) or self.only[-1] > self.pruning.rounds:
@@ -117,7 +119,7 @@ class Recipe:
     description: str = field(default="", metadata=UNHASHED)
     output: Path = field(default=Path("runs"), metadata=UNHASHED)
     device: str = field(default="auto", metadata=UNHASHED)
-    devices: Positive = field(default=1, metadata=UNHASHED)
+    devices: Positive = 1
     strategy: str = field(default="auto", metadata=UNHASHED)
     threads: Positive = field(default=1, metadata=UNHASHED)
     workers: Annotated[int, Field(ge=0)] = field(default=0, metadata=UNHASHED)
@@ -247,7 +249,20 @@ def _build(text: str, source: str, overrides: Iterable[str], directory: Path) ->
     recipe = reader.section(_expanded(root, reader), Recipe)
     if recipe is INVALID or reader.problems:
         raise RecipeError(reader.problems)
+    _refuse_unused(root, recipe, reader)
+    if reader.problems:
+        raise RecipeError(reader.problems)
     return recipe
+
+
+def _refuse_unused(root: Node, recipe: Recipe, reader: Reader) -> None:
+    """What a variant says itself must be used. (A `retraining` for all may be of use to others.)"""
+    variants = root.value.get("variants")
+    for name, node in ((variants.value if variants is not None else None) or {}).items():
+        own = (node.value or {}).get("retraining")
+        recovery = recipe.variant(name).pruning.recovery
+        if own is not None and own.value is not None and recovery.follow.settings == "training":
+            reader.problem(own, f"is of no use: {recovery} repeats the dense training, with its settings.")
 
 
 def _expanded(root: Node, reader: Reader) -> Node:

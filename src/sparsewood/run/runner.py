@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from sparsewood.errors import SparsewoodError
 from sparsewood.run.bench import DENSE, Bench
 from sparsewood.run.directory import read_json, write_json
-from sparsewood.run.evaluation import evaluate_seed
+from sparsewood.run.evaluation import evaluate_seed, fingerprints
 from sparsewood.run.experiment import (
     IN_TRAINING,
     carry_out,
@@ -61,8 +62,10 @@ def units(recipe: Recipe, *, dry_run: bool = False) -> list[Unit]:
     """
     seeds = recipe.seeds[:1] if dry_run else recipe.seeds
     found = [Unit(seed, DENSE) for seed in seeds]
+    # Whoever takes another variant's masks comes after it.
+    variants = sorted(recipe.variants, key=lambda variant: len(recipe.sources(variant)))
     for seed in seeds:
-        for variant in recipe.variants:
+        for variant in variants:
             before = [DENSE, *(PREFIX + source.name for source in recipe.sources(variant))]
             found.append(Unit(seed, PREFIX + variant.name, tuple((seed, name) for name in before)))
     trained = tuple(unit.key for unit in found)
@@ -70,15 +73,24 @@ def units(recipe: Recipe, *, dry_run: bool = False) -> list[Unit]:
 
 
 def carry_out_all(
-    recipe: Recipe, root: Path, fabric: Any, advance: Advance, *, jobs: int = 1, dry_run: bool = False
+    recipe: Recipe,
+    root: Path,
+    fabric: Any,
+    advance: Advance,
+    *,
+    again: Callable[[], Recipe] | None = None,
+    jobs: int = 1,
+    dry_run: bool = False,
 ) -> dict[int, list[dict[str, Any]]]:
     """Do what is not done yet; the evaluated networks of every seed. Whoever calls this holds the directory.
 
-    What was finished before an error stays finished.
+    `again` reads the recipe in a further process, where components of one's own must be found anew. What was finished
+    before an error stays finished.
     """
     todo = units(recipe, dry_run=dry_run)
     if jobs > 1:
-        _in_processes(recipe, root, todo, advance, jobs, dry_run=dry_run)
+        start = Start(again or partial(_same, recipe), recipe.hash, root, dry_run)
+        _in_processes(start, todo, advance, jobs)
     else:
         with _threads_kept():
             worker = Worker(recipe, root, fabric, advance, dry_run=dry_run)
@@ -146,13 +158,13 @@ class Worker:
             carry_out(self.bench(unit.seed), self._recipe.variant(unit.name.removeprefix(PREFIX)))
 
     def _evaluate(self, seed: int) -> None:
-        path = _evaluation(self._root, seed)
-        if path.is_file():
-            return
-        bench = self.bench(seed)
-        if bench.writes:
-            write_json(path, {"results": evaluate_seed(bench)})
-        bench.together()
+        path, bench = _evaluation(self._root, seed), self.bench(seed)
+        of = fingerprints(bench)
+        # The first process decides for all, so that none waits for one that has nothing to do.
+        if bench.agreed(not path.is_file() or read_json(path)["of"] != of):
+            if bench.writes:
+                write_json(path, {"of": of, "results": evaluate_seed(bench)})
+            bench.together()
 
 
 def _evaluation(root: Path, seed: int) -> Path:
@@ -175,14 +187,27 @@ def _threads_kept() -> Iterator[None]:
 # ---------------------------------------------------------------- several processes
 
 
-def _in_processes(recipe: Recipe, root: Path, todo: list[Unit], advance: Advance, jobs: int, *, dry_run: bool) -> None:
+@dataclass(frozen=True)
+class Start:
+    """What a further process begins with."""
+
+    recipe: Callable[[], Recipe]
+    hash: str
+    root: Path
+    dry_run: bool
+
+
+def _same(recipe: Recipe) -> Recipe:
+    return recipe
+
+
+def _in_processes(start: Start, todo: list[Unit], advance: Advance, jobs: int) -> None:
     """Each unit in one of `jobs` processes, as soon as what it needs is done."""
     context = multiprocessing.get_context("spawn")
     reports: Any = context.Queue()
     waiting, done = list(todo), set[tuple[int, str]]()
     running: dict[Future[None], Unit] = {}
-    start = (recipe, root, dry_run, reports, os.getpid())
-    with ProcessPoolExecutor(jobs, context, _start_worker, start) as pool:
+    with ProcessPoolExecutor(jobs, context, _start_worker, (start, reports, os.getpid())) as pool:
         try:
             while waiting or running:
                 for unit in [u for u in waiting if done.issuperset(u.after)]:
@@ -222,13 +247,20 @@ def _pass_on(reports: Any, advance: Advance) -> None:
         advance(doing, steps)
 
 
-_worker: Worker | None = None
+_worker: Worker | Callable[[], Worker] | None = None
 
 
-def _start_worker(recipe: Recipe, root: Path, dry_run: bool, reports: Any, parent: int) -> None:
+def _start_worker(start: Start, reports: Any, parent: int) -> None:
     global _worker  # noqa: PLW0603 - what a worker process is given when it starts has no other place
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker = Worker(recipe, root, fabric_of(recipe), Ticker(reports.put), dry_run=dry_run)
+    _worker = partial(_made, start, reports)
+
+
+def _made(start: Start, reports: Any) -> Worker:
+    recipe = start.recipe()
+    if recipe.hash != start.hash:
+        raise SparsewoodError("The recipe was changed while its run began. Run the command again.")
+    return Worker(recipe, start.root, fabric_of(recipe), Ticker(reports.put), dry_run=start.dry_run)
 
 
 def _end_with(parent: int) -> None:
@@ -239,7 +271,10 @@ def _end_with(parent: int) -> None:
 
 
 def _work(unit: Unit) -> None:
+    global _worker  # noqa: PLW0603
     assert _worker is not None
+    if not isinstance(_worker, Worker):
+        _worker = _worker()  # here, not when the process starts, so that an error comes with its text
     _worker.do(unit)
 
 

@@ -102,6 +102,10 @@ class Soft(Schedule):
     def fixed_rounds(self) -> int | None:
         return self.schedule.fixed_rounds
 
+    @property
+    def spacing(self) -> tuple[int, int] | None:
+        return self.schedule.spacing
+
     def __call__(self, rounds: int) -> Plan:
         plan = self.schedule(rounds)
         if len(plan) == 1:

@@ -46,6 +46,11 @@ Plan = tuple[Event, ...]
 class Schedule(ABC):
     """A number of rounds -> a plan."""
 
+    @property
+    def spacing(self) -> tuple[int, int] | None:
+        """The first training step, and how many lie between two events; None if any will do."""
+        return None
+
     @abstractmethod
     def __call__(self, rounds: int) -> Plan: ...
 

@@ -68,6 +68,10 @@ class RNNRamp(Schedule):
     def fixed_rounds(self) -> int:
         return (self.end - self.start) // self.every + 1
 
+    @property
+    def spacing(self) -> tuple[int, int]:
+        return (self.start, self.every)
+
     def __call__(self, rounds: int) -> Plan:
         require_rounds(rounds, self.fixed_rounds)
         return tuple(Event(i, Threshold(self.at(self.start + self.every * i))) for i in range(rounds))

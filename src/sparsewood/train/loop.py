@@ -170,6 +170,7 @@ class _Run:
             if log is not None:
                 log.write(epoch, self._masks().layer_sparsity())
             if patience is not None and self.at.selection.waited >= patience and self.at.step < self.span.steps:
+                self._snapshot()
                 return True
             if epoch.number % self.calls.checkpoint_every == 0 and self.at.step < self.span.steps:
                 self._checkpoint()

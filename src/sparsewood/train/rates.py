@@ -35,7 +35,7 @@ class Rate(ABC):
     """A learning-rate schedule."""
 
     @abstractmethod
-    def __call__(self, step: float, steps: float, per_epoch: int) -> float:
+    def __call__(self, step: float, steps: float, per_epoch: float) -> float:
         """The factor on the learning rate of the step after `step` of `steps`, with `per_epoch` of them in an epoch."""
 
 
@@ -47,7 +47,7 @@ class Constant(Rate):
     1.0
     """
 
-    def __call__(self, step: float, steps: float, per_epoch: int) -> float:  # noqa: ARG002 - the same at every step
+    def __call__(self, step: float, steps: float, per_epoch: float) -> float:  # noqa: ARG002 - the same at every step
         return 1.0
 
 
@@ -72,7 +72,7 @@ class Cosine(Rate):
             _require("Cosine", "epochs", self.epochs, above=0.0)
         _require("Cosine", "floor", self.floor)
 
-    def __call__(self, step: float, steps: float, per_epoch: int) -> float:
+    def __call__(self, step: float, steps: float, per_epoch: float) -> float:
         half = steps if self.epochs is None else self.epochs * per_epoch
         return self.floor + (1 - self.floor) * _falling(step / half)
 
@@ -99,7 +99,7 @@ class CosineRestarts(Rate):
         if isinstance(self.multiply, bool) or not isinstance(self.multiply, int) or self.multiply < 1:
             raise SparsewoodError(f"CosineRestarts: multiply must be a whole number >= 1. Got {self.multiply!r}.")
 
-    def __call__(self, step: float, steps: float, per_epoch: int) -> float:  # noqa: ARG002 - known by epochs alone
+    def __call__(self, step: float, steps: float, per_epoch: float) -> float:  # noqa: ARG002 - known by epochs alone
         length, left = self.first * per_epoch, step
         if self.multiply == 1:
             left -= length * math.floor(left / length + _ROUNDING)
@@ -124,7 +124,7 @@ class Step(Rate):
         _require("Step", "every", self.every, above=0.0)
         _require("Step", "factor", self.factor)
 
-    def __call__(self, step: float, steps: float, per_epoch: int) -> float:  # noqa: ARG002 - known by epochs alone
+    def __call__(self, step: float, steps: float, per_epoch: float) -> float:  # noqa: ARG002 - known by epochs alone
         return self.factor ** math.floor(step / (self.every * per_epoch) + _ROUNDING)
 
 
@@ -151,7 +151,7 @@ class MultiStep(Rate):
             )
         _require("MultiStep", "factor", self.factor)
 
-    def __call__(self, step: float, steps: float, per_epoch: int) -> float:
+    def __call__(self, step: float, steps: float, per_epoch: float) -> float:
         passed = sum(step >= mark * (steps if mark < 1 else per_epoch) - _ROUNDING for mark in self.at)
         return self.factor**passed
 
@@ -179,7 +179,7 @@ class Piecewise(Rate):
         if any(late <= early for early, late in pairwise(epochs)):
             raise SparsewoodError(f"Piecewise: the epochs of points must rise. Got {epochs}.")
 
-    def __call__(self, step: float, steps: float, per_epoch: int) -> float:  # noqa: ARG002 - known by epochs alone
+    def __call__(self, step: float, steps: float, per_epoch: float) -> float:  # noqa: ARG002 - known by epochs alone
         begun = [factor for epoch, factor in self.points if step >= epoch * per_epoch - _ROUNDING]
         return float(begun[-1]) if begun else 1.0
 
@@ -208,7 +208,7 @@ class OneCycle(Rate):
         if self.share > 1:
             raise SparsewoodError(f"OneCycle: share must be a part of the training, in [0, 1]. Got {self.share!r}.")
 
-    def __call__(self, step: float, steps: float, per_epoch: int) -> float:  # noqa: ARG002 - known by shares alone
+    def __call__(self, step: float, steps: float, per_epoch: float) -> float:  # noqa: ARG002 - known by shares alone
         top, last = self.share * steps - 1, steps - 1
         start = self.peak / self.divide
         if step <= top:
@@ -239,8 +239,23 @@ class Warmup(Rate):
         if not isinstance(self.then, Rate):
             raise SparsewoodError(f"Warmup: then must be a learning-rate schedule. Got {self.then!r}.")
 
-    def __call__(self, step: float, steps: float, per_epoch: int) -> float:
+    def __call__(self, step: float, steps: float, per_epoch: float) -> float:
         warm = self.epochs * per_epoch
         if step < warm - _ROUNDING:
             return self.start + (1 - self.start) * step / warm
         return self.then(step - warm, steps - warm, per_epoch)
+
+
+@dataclass(frozen=True)
+class Stretched(Rate):
+    """`rate` over a training that is `factor` times as long: what it counts in epochs takes as many times longer.
+
+    >>> [Stretched(Step(every=1, factor=0.1), 2)(step, 8, 2) for step in range(0, 8, 2)]
+    [1.0, 1.0, 0.1, 0.1]
+    """
+
+    rate: Rate
+    factor: float
+
+    def __call__(self, step: float, steps: float, per_epoch: float) -> float:
+        return self.rate(step, steps, per_epoch * self.factor)
