@@ -129,6 +129,18 @@ def test_plans_that_cannot_be_carried_out_are_refused(plan: schedules.Plan, opti
         prune_iteratively(network(), sw.Magnitude(), plan, train, **options)
 
 
+def test_a_training_that_lets_go_of_the_zeros_is_an_error() -> None:
+    """[7.1] [7.8]"""
+
+    def forgets(model: nn.Module, masks: sw.Masks) -> None:  # noqa: ARG001 (which is the mistake)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+
+    with pytest.raises(SparsewoodError, match=r"After train, 50 masked weights of 'weight' are not zero.*enforce"):
+        prune_iteratively(nn.Linear(10, 10), sw.Magnitude(), OneShot(0.5)(1), forgets)
+
+
 def test_rounds_without_an_event_train_all_the_same() -> None:
     seen: list[float] = []
 

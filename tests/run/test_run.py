@@ -17,15 +17,18 @@ from typing import Any
 import pytest
 import torch
 
+from sparsewood.data import digits
 from sparsewood.data.split import HeldOut
 from sparsewood.errors import FileFormatError, OutputError, SparsewoodError
+from sparsewood.measurement import evaluate
+from sparsewood.models import small_conv
 from sparsewood.report.rows import Result, read_csv
 from sparsewood.run import command, experiment
 from sparsewood.run.cli import main
 from sparsewood.run.command import run_recipe
 from sparsewood.run.directory import Stage, locked
 from sparsewood.run.recipe import Recipe, load_recipe
-from sparsewood.state import TrainingState
+from sparsewood.state import TrainingState, restore
 from sparsewood.train import SGD, OneCycle, Training
 from sparsewood.types import Masks
 
@@ -165,6 +168,23 @@ def test_the_control_is_trained_on_as_often_as_the_pruned(finished: Path) -> Non
     assert paths["gradual"] == "seed-1/gradual/control-01"
 
 
+def test_every_round_has_a_control_that_was_trained_as_often(finished: Path) -> None:
+    """What one more round costs is not mixed up with what one more training brings."""
+    rows = json.loads((finished / "seed-1/evaluation.json").read_text())["results"]
+    tuned = {row["round"]: row for row in rows if row["result"]["strategy"] == "tuned"}
+    split, model = digits(), small_conv((4,), hidden=16)
+    reached = []
+    for name in ("control-01", "control-02"):
+        restore(TrainingState.load(finished / "seed-1/tuned" / name / "final.safetensors"), model)
+        reached.append(evaluate(model, [split.test.open()[range(359)]], topk=(1,)).top[1])
+    assert [tuned[number]["control_acc1"] for number in (1, 2, 0)] == [reached[0], reached[1], reached[1]]
+    assert tuned[0]["result"]["post_acc1"] == reached[1]
+    dense = next(row for row in rows if row["result"]["strategy"] == "ticket" and row["round"] == 0)
+    assert {row["control_acc1"] for row in rows if row["result"]["strategy"] in ("ticket", "late")} == {
+        dense["result"]["post_acc1"]
+    }
+
+
 def test_the_test_part_is_opened_once_when_all_is_trained(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """[000-11] [7.4]"""
     order: list[str] = []
@@ -269,6 +289,17 @@ def test_other_data_under_the_same_recipe_are_refused(recipe: Path, monkeypatch:
         run_recipe(recipe, only, quiet=True)
     monkeypatch.setenv("SHARE", "0.2")
     assert run_recipe(recipe, only, quiet=True) == root
+
+
+def test_other_code_of_ones_own_is_refused(recipe: Path) -> None:
+    module = recipe.with_name("ownmodel.py")
+    code = "from sparsewood.models import small_conv\ndef build():\n    return small_conv((4,), hidden=16)\n"
+    module.write_text(code)
+    only = ["model=ownmodel:build", "variants={one: {pruning: {schedule: {name: OneShot, amount: 0.5}, rounds: 1}}}"]
+    run_recipe(recipe, only, quiet=True)
+    module.write_text(code + "# changed\n")
+    with pytest.raises(SparsewoodError, match="was begun with other code of its own"):
+        run_recipe(recipe, only, quiet=True)
 
 
 def test_other_conditions_are_said_and_noted(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -441,6 +472,10 @@ def test_an_altered_mark_is_named(recipe: Path) -> None:
         ),
         ("variants.tuned.retraining.precision=bf16-mixed", "'tuned': its training has precision 'bf16-mixed'"),
         ("training.precision=64-true", "a run keeps its weights in 32 bits"),
+        ("pruning.criterion=BatchNormScale", "Variant '.*': Nothing to prune in SmallConv"),
+        ("variants.ticket.pruning.granularity={name: NM, n: 2, m: 4}", "'ticket': .*amounts|'ticket': .*2:4"),
+        ("model=resnet20", "model: resnet20 does not take the images of digits, which are 1x8x8 .* channels: 1"),
+        ("model=os:getcwd", r"'os:getcwd' must give a torch\.nn\.Module"),
         ("weights=missing.safetensors", r"weights: no file at 'missing\.safetensors'"),
     ],
 )
@@ -483,7 +518,8 @@ def test_the_plan_alone(recipe: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["run", str(recipe), "--plan"]) == 0
     shown = capsys.readouterr().out
     assert "gradual: before each step" in shown
-    assert "anew: the masks of ticket" in shown
+    assert "anew, elsewhere: the masks of ticket" in shown
+    assert "ticket, late, tuned: before each round" in shown
     assert not Path("runs").exists()
 
 
@@ -512,6 +548,22 @@ def test_options_of_older_scripts(recipe: Path, monkeypatch: pytest.MonkeyPatch)
     assert found.training == expected
     assert (found.seeds, found.test_batch_size, found.threads) == ((9,), 50, 2)
     assert (found.output, found.weights) == (Path("elsewhere"), Path("w.pt"))
+
+
+@pytest.mark.parametrize("name", ["2026", "a: b", "#x", "null"])
+def test_paths_are_paths_whatever_yaml_makes_of_them(recipe: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    seen: list[Recipe] = []
+    monkeypatch.setattr(command, "run_recipe", lambda path, overrides, **_: seen.append(load_recipe(path, overrides)))
+    assert main(["run", str(recipe), "--output", name, "--init-model", name]) == 0
+    assert (seen[0].output, seen[0].weights) == (Path(name), Path(name))
+
+
+def test_a_function_that_fails_is_named_with_its_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.with_name("broken.py").write_text("def build():\n    raise ValueError('boo')\n")
+    assert main(["run", str(recipe), "--arch", "broken:build", "--quiet"]) == 2
+    shown = capsys.readouterr().err
+    assert "broken:build failed: ValueError: boo" in shown
+    assert "broken.py', line 2" in shown
 
 
 def test_a_cycle_needs_a_start_below_its_peak(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
+from sparsewood import checkpoint
 from sparsewood.data.part import Normalization, Part, Source, View, as_pixels
 from sparsewood.data.split import PARTS, HeldOut, Split
 from sparsewood.errors import SparsewoodError
@@ -106,6 +107,14 @@ class Wrapped(Source):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def digest(self) -> str:
+        """Of up to 64 examples, evenly spread; of how many there are alone, where an example differs at every look."""
+        count = torch.tensor(len(self))
+        examples = torch.linspace(0, len(self) - 1, min(64, len(self))).long()
+        looks = [self.read(examples, View(0, 0)) for _ in range(2)]
+        same = torch.equal(*looks)
+        return checkpoint.digest({"count": count, "examples": looks[0]} if same else {"count": count}, {})
 
     def read(self, positions: Tensor, view: View | None = None) -> Tensor:
         if not len(positions):

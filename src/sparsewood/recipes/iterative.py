@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsewood.criteria import Criterion
 from sparsewood.errors import SparsewoodError
-from sparsewood.masks import apply_masks
+from sparsewood.masks import apply_masks, resolve
 from sparsewood.parameters import choose
 from sparsewood.pruning import prune
 from sparsewood.recovery import FineTune, Recovery, Snapshot, snapshot
@@ -79,6 +79,7 @@ def prune_iteratively(
             recovery(model, start if picked is None else known[picked], generator)
             apply_masks(model, zeros)
         train(model, held)
+        _require_held(model, held)
         if until is not None and until(model, masks):
             break
     return masks
@@ -97,6 +98,16 @@ def _carry_out(
     chosen = prune(model, criterion, event.amount, masks=held, **options)
     apply_masks(model, chosen)  # the next event of this step sees the network without what this one removed
     return held if event.regrow else chosen, chosen
+
+
+def _require_held(model: nn.Module, held: Masks) -> None:
+    for name, parameter, mask in resolve(model, held):
+        alive = int(parameter.detach()[~mask.to(parameter.device)].count_nonzero())
+        if alive:
+            raise SparsewoodError(
+                f"After train, {alive} masked weights of {name!r} are not zero. Train inside "
+                "`with enforce(model, masks, optimizer):`, with the masks that train is given."
+            )
 
 
 def _quality(model: nn.Module, network: Snapshot, masks: Masks, evaluate: Evaluate | None) -> float:

@@ -20,13 +20,19 @@ __all__ = ["require_same_inputs"]
 def require_same_inputs(root: Path, recipe: Recipe, split: Split, device: torch.device) -> str | None:
     """Note what goes in; of a directory that was begun before, compare it.
 
-    Data and initial weights must be the same, bit for bit: stages of one run belong together. Other threads, another
-    device or release may change the last bits: all are noted, and a sentence that says so is returned.
+    Data, initial weights and the files of functions of one's own must be the same, bit for bit: stages of one run
+    belong together. Other threads, another device or release may change the last bits: all are noted, and a sentence
+    that says so is returned.
 
-    Raises `SparsewoodError` if the data or the weights differ.
+    Raises `SparsewoodError` if one of them differs.
     """
     path = root / "inputs.json"
-    inputs = {"data": split.digest(), "weights": _digest(recipe.weights)}
+    code = [call.source for call in (recipe.data, recipe.model) if call.source is not None]
+    inputs = {
+        "data": split.digest(),
+        "weights": _digest(recipe.weights),
+        "code of its own": [_digest(file) for file in code] or None,
+    }
     conditions: dict[str, Any] = {
         "threads": recipe.threads,
         "device": device.type,
@@ -38,7 +44,7 @@ def require_same_inputs(root: Path, recipe: Recipe, split: Split, device: torch.
         return None
     before = read_json(path)
     for name, digest in inputs.items():
-        if before[name] != digest:
+        if before.get(name) != digest:
             raise SparsewoodError(
                 f"'{root}' was begun with other {name}: what is in it belongs to those. Give this run another "
                 "directory (--set output=DIR), put the old ones back, or remove the directory."

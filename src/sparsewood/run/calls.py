@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,13 +48,28 @@ class Call:
         """Call the function.
 
         What it draws comes from `generator`: a function that takes one gets it; for others PyTorch's own random state
-        is seeded from it meanwhile, and is afterwards what it was.
+        is seeded from it meanwhile, and is afterwards what it was. Raises `SparsewoodError` if it fails.
         """
         function = self.function if self.loader is None else partial(self.loader, self.name)
-        if generator is not None and "generator" in _names(function):
-            return function(**self.parameters, generator=generator)
-        with drawn_from(generator):
-            return function(**self.parameters)
+        try:
+            if generator is not None and "generator" in _names(function):
+                return function(**self.parameters, generator=generator)
+            with drawn_from(generator):
+                return function(**self.parameters)
+        except (SparsewoodError, torch.OutOfMemoryError, OSError):
+            raise
+        except Exception as error:  # whatever a function of somebody else's does
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise SparsewoodError(
+                f"{self.name} failed: {type(error).__name__}: {error} ('{last.filename}', line {last.lineno})."
+            ) from error
+
+    @property
+    def source(self) -> Path | None:
+        """The file of a function that is named as "module:name"; None for those of a catalogue or library."""
+        module = sys.modules.get(self.name.partition(":")[0]) if ":" in self.name else None
+        file = getattr(module, "__file__", None)
+        return Path(file) if file is not None and "site-packages" not in file else None
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -39,6 +41,7 @@ app = App(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for an error of the user's (one line says which), or 130 after Ctrl-C."""
+    before = _end_on_sigterm()
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
@@ -57,7 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = str(error) if problems else " ".join(str(error).split())
         print(f"sparsewood: {text}", file=sys.stderr)
         return USER_ERROR
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _end_on_sigterm() -> Any:
+    """What a scheduler sends ends a command like Ctrl-C; returns what the signal did before."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    return signal.signal(signal.SIGTERM, interrupt)
 
 
 @app.command

@@ -24,7 +24,7 @@ from sparsewood.run.directory import locked
 from sparsewood.run.outputs import lines, read_results, results_table, write_parameters, write_results
 from sparsewood.run.preflight import check_run
 from sparsewood.run.progress import no_progress, progress
-from sparsewood.run.recipe import Recipe, load_recipe
+from sparsewood.run.recipe import Recipe, Variant, load_recipe
 from sparsewood.run.runner import carry_out_all, fabric_of, remaining_steps
 from sparsewood.run.show import show
 from sparsewood.state import TrainingState
@@ -51,16 +51,17 @@ def run_recipe(
     recipe = load_recipe(path, overrides)
     if jobs < 1:
         raise SparsewoodError(f"--jobs must be a whole number >= 1. Got {jobs}.")
-    if plan_only or not quiet:
+    follows = recipe.devices > 1 and int(os.environ.get("LOCAL_RANK", "0")) > 0  # a process that the first one started
+    if plan_only or not (quiet or follows):
         _show_plans(recipe)
     if plan_only:
         return recipe.directory
     if jobs > 1 and recipe.devices > 1:
         raise SparsewoodError(f"--jobs {jobs} shares the work by whole trainings; devices: {recipe.devices} must be 1.")
     root = _directory(recipe, dry_run=dry_run)
+    if save_model is not None and (save_model.is_dir() or not writable_directory(save_model.parent)):
+        raise SparsewoodError(f"--save-model must be a file, such as {save_model / 'model.safetensors'}.")
     require_matplotlib()  # what can be wrong is found out now, not after hours
-    # Processes that the first one starts for further devices work in its directory.
-    follows = recipe.devices > 1 and int(os.environ.get("LOCAL_RANK", "0")) > 0
     here = (path.resolve().parent, Path.cwd())  # where components of one's own may import what lies beside them
     with nullcontext() if follows else locked(root), importable(here):
         fabric = fabric_of(recipe)
@@ -101,14 +102,22 @@ def _directory(recipe: Recipe, *, dry_run: bool) -> Path:
 
 
 def _show_plans(recipe: Recipe) -> None:
+    """Each plan once, with the variants that have it."""
+    groups: dict[tuple[Any, ...], list[Variant]] = {}
     for variant in recipe.variants:
         pruning = variant.pruning
-        if variant.masks_from is not None:
-            print(f"{variant.name}: the masks of {variant.masks_from}", end="\n\n")
+        when = (pruning.plan, pruning.unit, pruning.start, pruning.every)
+        key = (variant.masks_from,) if variant.masks_from is not None else when
+        groups.setdefault(key, []).append(variant)
+    for members in groups.values():
+        names, first = ", ".join(variant.name for variant in members), members[0]
+        if first.masks_from is not None:
+            print(f"{names}: the masks of {first.masks_from}", end="\n\n")
             continue
+        pruning = first.pruning
         by_round = pruning.unit == "round"  # counted from 1, as their directories are
         table = show_plan(pruning.plan, start=1 if by_round else pruning.start, every=1 if by_round else pruning.every)
-        show(replace(table, title=f"{variant.name}: before each {pruning.unit}"))
+        show(replace(table, title=f"{names}: before each {pruning.unit}"))
         print()
 
 

@@ -25,11 +25,11 @@ from sparsewood.run.yamlfile import Node, plain, shown
 __all__ = ["INVALID", "Reader", "RecipeError"]
 
 INVALID: Any = object()  # what stands where a mistake was found and written down
-MOST_PROBLEMS = 10
+MOST_PROBLEMS = 50
 
 
 class RecipeError(FileFormatError):
-    """A recipe with mistakes; `problems` holds all of them, the message the first ten, one on each line."""
+    """A recipe with mistakes; `problems` holds all of them, the message the first fifty, one on each line."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         # What variants share is read for each of them, but told once.

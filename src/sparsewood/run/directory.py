@@ -63,7 +63,8 @@ class Stage:
     def finish(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Mark the stage as finished; its checkpoints are no longer needed."""
         write_json(self.directory / "done.json", values)
-        for _, path in self._checkpoints():
+        left = self.directory.glob(".checkpoint-*")  # of processes that were killed while they wrote
+        for path in (*left, *(path for _, path in self._checkpoints())):
             path.unlink(missing_ok=True)
         return read_json(self.directory / "done.json")
 

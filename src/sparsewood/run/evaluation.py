@@ -36,7 +36,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One final network. `round` 0 is the control; `kept` is the share of the prunable weights that masks left."""
+    """One final network. `round` 0 is the last control; `kept` is the share of the prunable weights that masks left.
+
+    `control_acc1` is the test accuracy of this round's control: the dense network, trained on as often and as long.
+    """
 
     result: Result
     round: int
@@ -44,6 +47,7 @@ class Evaluated:
     validation_acc1: float | None
     train_acc1: float
     post_loss: float
+    control_acc1: float
     layers: tuple[Layer, ...]
 
 
@@ -56,8 +60,12 @@ def evaluate_seed(bench: Bench) -> list[dict[str, Any]]:
     dense = _trained(bench, DENSE)
     rows = []
     for variant in bench.recipe.variants:
+        reached: dict[str, float] = {}  # by each control
         for found in _results(bench, variant, dense):
-            rows.append(asdict(_evaluated(bench, variant, found, test, train)))
+            name = str(found.control.stage.directory)
+            if name not in reached:
+                reached[name] = evaluate(_with(bench, found.control), test, topk=(1,)).top[1]
+            rows.append(asdict(_evaluated(bench, variant, found, test, train, reached[name])))
             bench.advance(f"seed {bench.seed}: test of {variant.name}", 0)
     return rows
 
@@ -78,35 +86,43 @@ def _trained(bench: Bench, *names: str) -> Trained:
 
 @dataclass(frozen=True)
 class Found:
-    """A final network, and the one whose weights were masked to get it. Round 0 is the control."""
+    """A final network, the one whose weights were masked to get it, and its control. Round 0 is a control."""
 
     round: int
     trained: Trained
     base: Trained
+    control: Trained
 
 
 def _results(bench: Bench, variant: Variant, dense: Trained) -> list[Found]:
     """Everything that a variant trained."""
     last = controls(variant)
-    found = [Found(0, _trained(bench, variant.name, control_name(last)) if last else dense, dense)]
+    tuned = [_trained(bench, variant.name, control_name(number)) for number in range(1, last + 1)] or [dense]
+    found = [Found(0, tuned[-1], dense, tuned[-1])]
     if variant.pruning.unit != "round":
-        return [*found, Found(variant.pruning.rounds, _trained(bench, variant.name, IN_TRAINING), dense)]
+        trained = _trained(bench, variant.name, IN_TRAINING)
+        return [*found, Found(variant.pruning.rounds, trained, dense, tuned[-1])]
     base = dense
-    for number, _ in numbered(variant.pruning):
+    for index, (number, _) in enumerate(numbered(variant.pruning)):
         if variant.only is not None and number not in variant.only:
             continue
         trained = _trained(bench, variant.name, round_name(number))
-        found.append(Found(number, trained, base))
+        found.append(Found(number, trained, base, tuned[min(index, len(tuned) - 1)]))
         if not variant.independent and variant.masks_from is None:
             base = trained
     return found
 
 
-def _evaluated(bench: Bench, variant: Variant, found: Found, test: Any, train: Any) -> Evaluated:
-    number, trained = found.round, found.trained
+def _with(bench: Bench, trained: Trained) -> nn.Module:
     model = bench.network()
+    restore(trained.state(), model)
+    return model
+
+
+def _evaluated(bench: Bench, variant: Variant, found: Found, test: Any, train: Any, control: float) -> Evaluated:
+    number, trained = found.round, found.trained
+    model = _with(bench, found.base)
     masks = Masks.load(trained.stage.directory / MASKS) if number else Masks({})
-    restore(found.base.state(), model)
     apply_masks(model, masks)
     topk = (1, 5) if bench.split.classes > 5 else (1,)
     before = evaluate(model, test, topk=topk).top
@@ -144,6 +160,7 @@ def _evaluated(bench: Bench, variant: Variant, found: Found, test: Any, train: A
         trained.notes.get("validation_accuracy"),
         evaluate(model, train, topk=(1,)).top[1],
         after.loss,
+        control,
         tuple(_layers(variant.name, number, bench.seed, model)),
     )
 

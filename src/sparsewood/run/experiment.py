@@ -154,7 +154,7 @@ def rounds(bench: Bench, variant: Variant, dense: Trained) -> list[Trained]:
             trained = _retrain(bench, current, dense)
         else:
             trained = Trained(stage, stage.done)
-            if stage.done["from"] != done_from:
+            if stage.done.get("from") != done_from:
                 raise SparsewoodError(
                     f"'{stage.directory}' was made from another network than the one that is there now: a stage before "
                     "it was done again. Remove it, so that it is done again, too."

@@ -10,6 +10,7 @@ from typing import Any
 from sparsewood.report.plots import compression_curves, save_figure
 from sparsewood.report.rows import MEASURES, Point, Result, Summary, summarize, to_csv
 from sparsewood.report.table import Table
+from sparsewood.run.canonical import written
 from sparsewood.run.directory import write_json, write_text
 from sparsewood.run.evaluation import Evaluated, Layer
 from sparsewood.run.provenance import machine, versions
@@ -25,7 +26,8 @@ DEFINITIONS = {
     "speedup": "flops / flops_nz, theoretical",
     "acc1, acc5": "share of test examples whose class is the first, among the first five; pre = the weights that were "
     "pruned, masked, before any recovery; post = after recovery and training, the epoch chosen on validation data",
-    "round 0, compression 1": "the control: the dense network, fine-tuned as long as the pruned ones are",
+    "control": "the dense network, where pruned networks are fine-tuned fine-tuned as often and as long: that of each "
+    "round beside its test accuracy; round 0, compression 1 is that of the last",
     "epochs, completed_epochs": "of the training after pruning; those that took place",
     "generalization_gap": "train_acc - test_acc, both of the final weights, neither augmented",
     "sparsity": "achieved: the share of the prunable weights that the masks remove",
@@ -45,6 +47,7 @@ class Step:
     train_acc: float
     test_acc: float
     generalization_gap: float
+    control_acc: float
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Line:
     round: int
     kept: Summary
     validation_acc1: Summary | None
+    control_acc1: Summary
     point: Point
 
 
@@ -80,6 +84,7 @@ def write_parameters(directory: Path, recipe: Recipe, note: str, sizes: dict[str
             "dry_run": dry_run,
             "dataset": data,
             "model": recipe.model.name,
+            "settings": written(recipe, Recipe),
             "seeds": list(recipe.seeds),
             "threads": recipe.threads,
             "device": recipe.device,
@@ -124,22 +129,25 @@ def _line(strategy: str, number: int, members: Sequence[Evaluated]) -> Line:
         number,
         summarize([member.kept for member in members]),
         summarize(checked) if len(checked) == len(members) else None,
+        summarize([member.control_acc1 for member in members]),
         Point(strategy, compression, len(members), **measured),
     )
 
 
 def results_table(table: Sequence[Line], title: str) -> Table:
     """Accuracy in % over what is kept of the prunable weights, with compression and theoretical speed-up."""
-    headers = ("variant", "round", "kept [%]", "compression", "validation [%]", "before [%]", "test [%]", "speed-up")
+    counts, accuracies = ("kept [%]", "compression"), ("validation [%]", "before [%]", "test [%]", "control [%]")
+    headers = ("variant", "round", *counts, *accuracies, "speed-up")
     rows = tuple(
         (
             line.strategy,
             "control" if line.round == 0 else str(line.round),
             _cell(line.kept, 100, 2),
             _cell(line.point.real_compression, 1, 2),
-            "-" if line.validation_acc1 is None else _cell(line.validation_acc1, 100, 2),
-            _cell(line.point.pre_acc1, 100, 2),
-            _cell(line.point.post_acc1, 100, 2),
+            "-" if line.validation_acc1 is None else _accuracy(line.validation_acc1),
+            _accuracy(line.point.pre_acc1),
+            _accuracy(line.point.post_acc1),
+            _accuracy(line.control_acc1),
             _cell(line.point.speedup, 1, 2),
         )
         for line in table
@@ -153,7 +161,13 @@ def _cell(summary: Summary, factor: float, digits: int) -> str:
     return mean if not summary.std else f"{mean} +- {factor * summary.std:.{digits}f}"
 
 
+def _accuracy(summary: Summary) -> str:
+    mean = f"{100 * summary.mean:.2f}"
+    return mean if summary.std is None else f"{mean} +- {100 * summary.std:.2f}"
+
+
 def _step(one: Evaluated) -> Step:
     result = one.result
     gap = one.train_acc1 - result.post_acc1
-    return Step(result.strategy, result.seed, one.round, 1 - one.kept, one.train_acc1, result.post_acc1, gap)
+    reached = (one.train_acc1, result.post_acc1, gap, one.control_acc1)
+    return Step(result.strategy, result.seed, one.round, 1 - one.kept, *reached)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call
@@ -11,9 +11,12 @@ from sparsewood.run.bench import Bench
 from sparsewood.run.experiment import first_step, numbered, snapshots
 from sparsewood.run.recipe import Variant
 from sparsewood.snapshot import untouched
-from sparsewood.types import Remaining
+from sparsewood.statistics import collect
+from sparsewood.types import Masks, Remaining
 
 __all__ = ["check_run"]
+
+EXAMPLES = 8
 
 
 def check_run(bench: Bench) -> None:
@@ -31,13 +34,26 @@ def check_run(bench: Bench) -> None:
 
 def _check_model(bench: Bench) -> None:
     model = bench.network()
-    with untouched(model), torch.no_grad():
-        logits = call(model, bench.example())
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < bench.split.classes:
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    name, shape = bench.recipe.model.name, "x".join(map(str, bench.split.input_shape))
+    try:
+        with untouched(model), torch.no_grad():
+            logits = call(model, bench.example())
+    except SparsewoodError as error:
+        reason = str(error.__cause__ or error)
         raise SparsewoodError(
-            f"model: {bench.recipe.model.name} gives {got} for one image of {bench.split.name}; expected logits "
-            f"(1, {bench.split.classes}). Set its number of classes, as in model: {{name: {bench.recipe.model.name}, "
+            f"model: {name} does not take the images of {bench.split.name}, which are {shape} (channels x height x "
+            f"width). Set its size, such as model: {{name: {name}, channels: {bench.split.input_shape[0]}}}; "
+            f"`sparsewood list models` shows its parameters. It says: {reason}"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise SparsewoodError(
+            f"model: {name} gives a {type(logits).__name__} for one image of {bench.split.name}; expected a tensor of "
+            f"logits (1, {bench.split.classes}). Return the logits alone."
+        )
+    if logits.ndim != 2 or logits.shape[1] < bench.split.classes:
+        raise SparsewoodError(
+            f"model: {name} gives shape {tuple(logits.shape)} for one image of {bench.split.name}; expected logits "
+            f"(1, {bench.split.classes}). Set its number of classes, as in model: {{name: {name}, "
             f"classes: {bench.split.classes}}}."
         )
 
@@ -53,6 +69,7 @@ def _check_variant(bench: Bench, variant: Variant) -> None:
         )
     if len(pruning.recovery.snapshots) > 1 and not len(bench.split.validation):
         raise SparsewoodError(f"{pruning.recovery} chooses by validation data, and {bench.split.name} has none.")
+    _check_choice(bench, variant)
     _check_rounds(variant, alone=alone)
     if pruning.unit == "round":
         _check_by_round(variant, alone=alone)
@@ -65,6 +82,23 @@ def _check_variant(bench: Bench, variant: Variant) -> None:
         if missing or source.pruning.unit != "round":
             numbers = missing or _rounds(variant)
             raise SparsewoodError(f"masks_from: {variant.masks_from!r} has no masks of rounds {numbers}.")
+
+
+def _check_choice(bench: Bench, variant: Variant) -> None:
+    """Choose once, on the network before training and a few examples: what cannot be scored is found out now."""
+    if variant.masks_from is not None:
+        return
+    pruning, model, statistics = variant.pruning, bench.network(), None
+    if pruning.criterion.needs:
+        images, labels = next(iter(bench.scoring(pruning, 0, shared=False)))
+        device = next(model.parameters()).device
+        batch = (images[:EXAMPLES].to(device), labels[:EXAMPLES].to(device))
+        loss = nn.functional.cross_entropy
+        names = sorted({entry.name for event in pruning.plan for entry in pruning.parameters(model, event)})
+        statistics = collect(model, [batch], pruning.criterion.needs, loss, names=names)
+    first = pruning.plan[0]
+    for event in (first, pruning.plan[-1]):
+        pruning.choose(model, event, Masks({}), statistics=statistics)
 
 
 def _check_rounds(variant: Variant, *, alone: bool) -> None:

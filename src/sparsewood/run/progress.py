@@ -73,10 +73,9 @@ def _lines(total: int, seconds: float) -> Advance:
         if now - shown >= seconds:
             shown = now
             left = max((now - start) / max(done, 1) * (total - done), 0.0)
-            print(
-                f"{100 * done / max(total, done, 1):3.0f} %, about {left:.0f} s left: {doing}",
-                file=sys.stderr,
-                flush=True,
-            )
+            share = 100 * done / max(total, done, 1)
+            # The first steps are no measure: they wait for data, and for other processes to start.
+            when = f", about {left:.0f} s left" if share >= 1 else ""
+            print(f"{share:3.0f} %{when}: {doing}", file=sys.stderr, flush=True)
 
     return advance

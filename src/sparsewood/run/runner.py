@@ -161,7 +161,7 @@ class Worker:
         path, bench = _evaluation(self._root, seed), self.bench(seed)
         of = fingerprints(bench)
         # The first process decides for all, so that none waits for one that has nothing to do.
-        if bench.agreed(not path.is_file() or read_json(path)["of"] != of):
+        if bench.agreed(not path.is_file() or read_json(path).get("of") != of):
             if bench.writes:
                 write_json(path, {"of": of, "results": evaluate_seed(bench)})
             bench.together()

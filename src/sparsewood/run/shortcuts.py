@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from sparsewood.errors import SparsewoodError
 
 __all__ = ["SHORTCUTS", "overrides"]
@@ -42,6 +45,8 @@ def overrides(options: dict[str, object]) -> list[str]:
 
 
 def _text(name: str, value: object) -> str:
+    if isinstance(value, Path):
+        return json.dumps(str(value))  # a path is a text, whatever YAML would make of it
     return f"[{value}]" if name == "seed" else str(value)
 
 
