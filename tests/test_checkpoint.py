@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from torch import Tensor
 from sparsewood import checkpoint
 from sparsewood.errors import FileFormatError, OutputError
 
+RoomFor = Callable[[int], AbstractContextManager[None]]
 VALUES = {"step": 3, "history": [{"loss": 0.1}], "name": "gr\u00f6\u00dfe"}
 
 
@@ -82,20 +81,7 @@ def test_other_files_and_versions_are_refused(path: Path) -> None:
         checkpoint.read(path)
 
 
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes: what a full disk does, for this process alone."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_without_room_the_last_good_state_stays(path: Path) -> None:
+def test_without_room_the_last_good_state_stays(path: Path, room_for: RoomFor) -> None:
     checkpoint.write(path, tensors(), VALUES)
     with room_for(2000), pytest.raises(OutputError, match=f"Cannot write file '{path}'"):
         checkpoint.write(path, {"large": torch.zeros(10_000)}, VALUES)

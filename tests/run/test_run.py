@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -397,20 +395,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(
     assert fingerprints(run_recipe(recipe, quiet=True)) == fingerprints(finished)
 
 
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes: what a full disk does, for this process alone."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_full_disk_is_said_and_the_last_good_state_kept(recipe: Path, finished: Path) -> None:
+def test_a_full_disk_is_said_and_the_last_good_state_kept(
+    recipe: Path, finished: Path, room_for: Callable[[int], AbstractContextManager[None]]
+) -> None:
     with room_for(12_000), pytest.raises(OutputError, match="Cannot write file") as raised:
         run_recipe(recipe, quiet=True)
     assert "safetensors" in str(raised.value)
