@@ -224,8 +224,6 @@ def test_published_weights_without_a_connection(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(SparsewoodError, match=r"weights of 'torchvision:squeezenet1_1' could not be loaded .*no route"):
         load_model("torchvision:squeezenet1_1", pretrained=True)
-    with pytest.raises(SparsewoodError, match="'num_classes' expected value 1000 but got 10"):
-        load_model("torchvision:resnet18", pretrained=True, classes=10)
 
 
 def test_published_weights_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -239,6 +237,10 @@ def test_published_weights_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: source.state_dict())
     assert same(load_model("torchvision:squeezenet1_1", pretrained=True), source)
     assert same(load_model("torchvision:squeezenet1_1", pretrained="IMAGENET1K_V1"), source)
+    fewer = load_model("torchvision:squeezenet1_1", pretrained=True, classes=10)
+    assert fewer(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
+    taken = [name for name, tensor in fewer.state_dict().items() if torch.equal(tensor, source.state_dict()[name])]
+    assert set(source.state_dict()) - set(taken) == {"classifier.1.weight", "classifier.1.bias"}
 
 
 def test_published_weights_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.models.wheels import ensure_torchvision
 
-__all__ = ["built", "from_timm", "from_torchvision", "library", "renamed", "unknown_parameter"]
+__all__ = ["built", "from_timm", "from_torchvision", "library", "renamed", "unknown_parameter", "with_classes"]
 
 TORCHVISION_NAMES = {"classes": "num_classes"}
 TIMM_NAMES = {"classes": "num_classes", "channels": "in_chans"}
@@ -25,7 +25,7 @@ TIMM_NAMES = {"classes": "num_classes", "channels": "in_chans"}
 def from_torchvision(name: str, pretrained: bool | str, parameters: Mapping[str, Any]) -> nn.Module:
     """The classifier `name` of torchvision, with `pretrained` weights (True: its best ones) or new ones.
 
-    Raises `UnknownName` for another name or parameter, `SparsewoodError` if torchvision is missing or refuses. Its
+    Pretrained weights with another number of `classes` get a new last layer. Raises `UnknownName` for another name or parameter, `SparsewoodError` if torchvision is missing or refuses. Its
     GoogLeNet and Inception give more than logits in training mode unless `aux_logits=False`.
     """
     models = library("torchvision", "vision").models
@@ -35,12 +35,36 @@ def from_torchvision(name: str, pretrained: bool | str, parameters: Mapping[str,
     weights = "DEFAULT" if pretrained is True else pretrained or None
     settings = renamed(parameters, TORCHVISION_NAMES)
 
+    # With weights torchvision insists on the number of classes that they were trained for.
+    classes = settings.pop("num_classes", None) if weights is not None else None
+
     def accepted() -> list[str]:
         return _constructor_parameters(lambda: models.get_model(name), TORCHVISION_NAMES)
 
-    return built(
+    model = built(
         f"torchvision:{name}", lambda: models.get_model(name, weights=weights, **settings), accepted, pretrained
     )
+    return model if classes is None else with_classes(model, classes)
+
+
+def with_classes(model: nn.Module, classes: int) -> nn.Module:
+    """`model`, its last linear or convolutional layer replaced by a new one with `classes` outputs, if it has others.
+
+    >>> with_classes(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1000)), 10)[2]
+    Linear(in_features=8, out_features=10, bias=True)
+    """
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    name, last = found[-1]
+    bias = last.bias is not None
+    if isinstance(last, nn.Linear):
+        new: nn.Module = nn.Linear(last.in_features, classes, bias)
+        outputs = last.out_features
+    else:
+        new, outputs = nn.Conv2d(last.in_channels, classes, 1, bias=bias), last.out_channels
+    if outputs != classes:
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, new)
+    return model
 
 
 def from_timm(name: str, pretrained: bool | str, parameters: Mapping[str, Any]) -> nn.Module:
