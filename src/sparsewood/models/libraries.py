@@ -25,8 +25,10 @@ TIMM_NAMES = {"classes": "num_classes", "channels": "in_chans"}
 def from_torchvision(name: str, pretrained: bool | str, parameters: Mapping[str, Any]) -> nn.Module:
     """The classifier `name` of torchvision, with `pretrained` weights (True: its best ones) or new ones.
 
-    Pretrained weights with another number of `classes` get a new last layer. Raises `UnknownName` for another name or parameter, `SparsewoodError` if torchvision is missing or refuses. Its
-    GoogLeNet and Inception give more than logits in training mode unless `aux_logits=False`.
+    Pretrained weights with another number of `classes` get a new last layer. GoogLeNet and Inception of torchvision
+    give more than logits in training mode unless `aux_logits=False`.
+
+    Raises `UnknownName` for another name or parameter, `SparsewoodError` if torchvision is missing or refuses.
     """
     models = library("torchvision", "vision").models
     known = models.list_models(module=models)
