@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, nn
 
@@ -96,9 +98,13 @@ def _check_choice(bench: Bench, variant: Variant) -> None:
         loss = nn.functional.cross_entropy
         names = sorted({entry.name for event in pruning.plan for entry in pruning.parameters(model, event)})
         statistics = collect(model, [batch], pruning.criterion.needs, loss, names=names)
-    first = pruning.plan[0]
-    for event in (first, pruning.plan[-1]):
-        pruning.choose(model, event, Masks({}), statistics=statistics)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # what it would say of untrained weights is of no interest
+    try:
+        for event in (pruning.plan[0], pruning.plan[-1]):
+            pruning.choose(model, event, Masks({}), statistics=statistics)
+    finally:
+        logging.disable(before)
 
 
 def _check_rounds(variant: Variant, *, alone: bool) -> None:
