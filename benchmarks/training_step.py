@@ -29,6 +29,7 @@ from sparsewood.train import Adam, Constant, Training, fit, make_fabric
 Batch = tuple[Tensor, Tensor]
 STEPS = 200
 TRAINING = Training(epochs=1, batch_size=128, optimizer=Adam(lr=1e-3), rate=Constant())
+MASKS = prune(lenet_300_100(generator=torch.Generator().manual_seed(0)), Magnitude(), 0.9)
 
 
 def bare(model: nn.Module, batches: list[Batch]) -> None:
@@ -72,7 +73,7 @@ def ours(model: nn.Module, batches: list[Batch]) -> None:
 
 
 def ours_masked(model: nn.Module, batches: list[Batch]) -> None:
-    fit(model, batches, TRAINING, masks=prune(model, Magnitude(), 0.9))
+    fit(model, batches, TRAINING, masks=MASKS)
 
 
 CONTENDERS: dict[str, Callable[[nn.Module, list[Batch]], None]] = {
