@@ -121,6 +121,8 @@ def test_plans_that_cannot_be_carried_out_are_refused(plan: Plan, message: str) 
 
 def test_one_step_may_have_events_for_different_layers() -> None:
     require_plan((A, B, Event(2, Sparsity(0.5))))
+    with pytest.raises(SparsewoodError):
+        require_plan((A, A))
 
 
 def test_spacing_turns_rounds_into_steps() -> None:

@@ -355,8 +355,8 @@ def test_logits_that_look_a_little_like_probabilities_pass() -> None:
     nn.init.zeros_(zeros.weight)
     nn.init.zeros_(zeros.bias)
     for last in (nn.Identity(), nn.ReLU(), nn.Sigmoid()):
-        fit(nn.Sequential(linear(), last), data(4), Training(epochs=1))
-    fit(zeros, data(4), Training(epochs=1))
+        assert fit(nn.Sequential(linear(), last), data(4), Training(epochs=1)).steps == 1
+    assert fit(zeros, data(4), Training(epochs=1)).steps == 1
 
 
 def test_a_loss_of_ones_own() -> None:
