@@ -57,6 +57,26 @@ def resolve(model: nn.Module, masks: Mapping[str, Tensor]) -> Resolved:
     return resolved
 
 
+def not_held(model: nn.Module, masks: Mapping[str, Tensor]) -> tuple[str, int, int] | None:
+    """The first parameter with masked entries that are not zero: its name, how many, and how many are masked.
+
+    Raises as `apply_masks` does.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> mask = {"weight": torch.tensor([[True, False]])}
+    >>> not_held(layer, mask)
+    ('weight', 1, 1)
+    >>> apply_masks(layer, mask)
+    >>> not_held(layer, mask)
+    """
+    for name, parameter, mask in resolve(model, masks):
+        removed = ~mask.to(parameter.device)
+        alive = int(parameter.detach()[removed].count_nonzero())
+        if alive:
+            return name, alive, int(removed.count_nonzero())
+    return None
+
+
 def as_masks(masks: Mapping[str, Tensor]) -> Masks:
     """`masks` itself if it is a `Masks`, else a checked copy."""
     return masks if isinstance(masks, Masks) else Masks(masks)

@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsewood.criteria import Criterion
 from sparsewood.errors import SparsewoodError
-from sparsewood.masks import apply_masks, resolve
+from sparsewood.masks import apply_masks, not_held
 from sparsewood.parameters import choose
 from sparsewood.pruning import prune
 from sparsewood.recovery import FineTune, Recovery, Snapshot, snapshot
@@ -101,13 +101,12 @@ def _carry_out(
 
 
 def _require_held(model: nn.Module, held: Masks) -> None:
-    for name, parameter, mask in resolve(model, held):
-        alive = int(parameter.detach()[~mask.to(parameter.device)].count_nonzero())
-        if alive:
-            raise SparsewoodError(
-                f"After train, {alive} masked weights of {name!r} are not zero. Train inside "
-                "`with enforce(model, masks, optimizer):`, with the masks that train is given."
-            )
+    found = not_held(model, held)
+    if found is not None:
+        raise SparsewoodError(
+            f"After train, {found[1]} masked weights of {found[0]!r} are not zero. Train inside "
+            "`with enforce(model, masks, optimizer):`, with the masks that train is given."
+        )
 
 
 def _quality(model: nn.Module, network: Snapshot, masks: Masks, evaluate: Evaluate | None) -> float:

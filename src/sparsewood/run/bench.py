@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparsewood.data.loader import Loader
 from sparsewood.data.split import Split
 from sparsewood.distributed import rank, world
 from sparsewood.errors import SparsewoodError
-from sparsewood.measurement import evaluate
+from sparsewood.inputs import to_model_device
+from sparsewood.measurement import Macs, count_macs, evaluate
 from sparsewood.pruning.settings import Pruning
 from sparsewood.run.directory import Stage
+from sparsewood.run.progress import Advance
 from sparsewood.run.recipe import Recipe, Variant
 from sparsewood.run.weights import load_weights
 from sparsewood.seeds import derive, generator_for
-from sparsewood.state import TrainingState
+from sparsewood.state import TrainingState, restore
 from sparsewood.train import Training
 
-__all__ = ["Bench", "Trained"]
+__all__ = ["Bench", "Trained", "load_split"]
 
 DENSE = "dense"
 FINAL = "final.safetensors"
-Advance = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,31 @@ class Trained:
     stage: Stage
     notes: dict[str, Any]
 
+    @classmethod
+    def of(cls, stage: Stage) -> Trained | None:
+        """What a stage came to; None if it is not finished."""
+        notes = stage.done
+        return None if notes is None else cls(stage, notes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights at its end."""
+        return self.notes["fingerprint"]
+
     def state(self) -> TrainingState:
         """The weights at its end."""
         return TrainingState.load(self.stage.directory / FINAL)
+
+
+def load_split(recipe: Recipe) -> Split:
+    """The data of a recipe, the same for all its seeds.
+
+    Raises `SparsewoodError` if its function gives something else than a `Split`.
+    """
+    split = recipe.data.build()
+    if not isinstance(split, Split):
+        raise SparsewoodError(f"data: {recipe.data.name} must give a Split. Got {type(split).__name__}.")
+    return split
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,7 @@ class Bench:
     """One seed of a recipe. A dry run takes one batch through everything."""
 
     recipe: Recipe
+    split: Split
     root: Path
     seed: int
     fabric: Any
@@ -63,19 +84,30 @@ class Bench:
 
     # ------------------------------------------------------------ material
 
-    @cached_property
-    def split(self) -> Split:
-        split = self.recipe.data.build()
-        if not isinstance(split, Split):
-            raise SparsewoodError(f"data: {self.recipe.data.name} must give a Split. Got {type(split).__name__}.")
-        return split
-
     def network(self) -> nn.Module:
         """A new network, the same for the same seed, on the device of the run."""
-        model = self.recipe.model.build(generator=generator_for(self.seed, "weights"))
+        model = self._built()
         if self.recipe.weights is not None:
             load_weights(model, self.recipe.weights)
+        return self._placed(model)
+
+    def network_at(self, state: TrainingState) -> nn.Module:
+        """A network with the weights of `state`."""
+        model = self._built()
+        restore(state, model)
+        return self._placed(model)
+
+    def _built(self) -> nn.Module:
+        return self.recipe.model.build(generator=generator_for(self.seed, "weights"))
+
+    def _placed(self, model: nn.Module) -> nn.Module:
         return self.fabric.to_device(model) if self.fabric is not None else model
+
+    def finished(self, *names: str) -> Trained:
+        """What the stage of that name came to."""
+        trained = Trained.of(self.stage(*names))
+        assert trained is not None, f"stage {'/'.join(names)} of seed {self.seed} is not finished"
+        return trained
 
     def loader(self, training: Training, seed: int = 0) -> Loader:
         """Training batches: in a new order each epoch, augmented as the recipe says."""
@@ -102,20 +134,19 @@ class Bench:
         part = self._cut(self.split.validation, size)
         return Loader(part, size, rank=rank(), world=world(), workers=self.recipe.workers)
 
-    def scoring(self, pruning: Pruning, number: int, *, shared: bool) -> list[tuple[Tensor, Tensor]]:
-        """The batches that a data-driven criterion sees: training data, not augmented.
+    def scoring(self, number: int, *, shared: bool) -> Loader:
+        """What a data-driven criterion sees, in the order of round `number`: training data, not augmented.
 
-        `shared` between processes, whose statistics are then to be added up, or all of them in each process.
+        `shared` between processes, whose statistics are then to be added up, or all of it in each process.
         """
         size = self.recipe.training.batch_size
-        batches = Loader(
+        return Loader(
             self._cut(self.split.train, size),
             size,
             seed=derive(self.seed, "scoring", number),
             rank=rank() if shared else 0,
             world=world() if shared else 1,
         )
-        return list(islice(batches, pruning.score_batches))
 
     def _cut(self, part: Any, size: int) -> Any:
         size = min(size, self.recipe.training.batch_size, len(part))
@@ -135,10 +166,9 @@ class Bench:
         """What the first process says."""
         return self.fabric.broadcast(value) if self.fabric is not None else value
 
-    def example(self) -> Tensor:
-        """One input, of zeros."""
-        device = next((p.device for p in self.network().parameters()), torch.device("cpu"))
-        return torch.zeros(1, *self.split.input_shape, device=device)
+    def macs(self, model: nn.Module) -> Macs:
+        """Multiply-adds of one example."""
+        return count_macs(model, to_model_device(torch.zeros(1, *self.split.input_shape), model))
 
     # ------------------------------------------------------------ settings
 

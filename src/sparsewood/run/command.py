@@ -18,7 +18,7 @@ from sparsewood.files import writable_directory
 from sparsewood.report.plots import require_matplotlib
 from sparsewood.report.schedules import show_plan
 from sparsewood.run.begun import require_same_inputs
-from sparsewood.run.bench import Bench
+from sparsewood.run.bench import Bench, load_split
 from sparsewood.run.calls import importable
 from sparsewood.run.directory import locked
 from sparsewood.run.outputs import lines, read_results, results_table, write_parameters, write_results
@@ -70,20 +70,19 @@ def run_recipe(
         leads = rank() == 0
         if leads and dry_run:
             _forget(root)
-        bench = Bench(recipe, root, recipe.seeds[0], None, no_progress, dry_run)
+        split = load_split(recipe)
+        bench = Bench(recipe, split, root, recipe.seeds[0], fabric, no_progress, dry_run)
         check_run(bench)
-        note, sizes = bench.split.note, bench.split.sizes
         if leads:
-            warning = require_same_inputs(root, recipe, bench.split, fabric.device)
+            warning = require_same_inputs(root, recipe, split, fabric.device)
             if warning is not None:
                 print(f"sparsewood: {warning}", file=sys.stderr)
-            write_parameters(root, recipe, note, sizes, dry_run=dry_run)
-        steps = remaining_steps(recipe, root, dry_run=dry_run)
+            write_parameters(root, recipe, split, dry_run=dry_run)
         again = partial(load_recipe, path.resolve(), list(overrides))
-        with progress(steps, quiet=quiet or not leads, seconds=seconds) as advance:
-            evaluations = carry_out_all(recipe, root, fabric, advance, again=again, jobs=jobs, dry_run=dry_run)
+        with progress(remaining_steps(bench), quiet=quiet or not leads, seconds=seconds) as advance:
+            evaluations = carry_out_all(replace(bench, advance=advance), again=again, jobs=jobs)
         if leads:
-            _report(recipe, root, evaluations, note, dry_run=dry_run)
+            _report(recipe, root, evaluations, split.note, dry_run=dry_run)
             if save_model is not None:
                 _save_model(root, evaluations[recipe.seeds[0]], save_model)
     return root

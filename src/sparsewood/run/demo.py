@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +27,7 @@ from sparsewood.pruning import prune
 from sparsewood.report.rows import Result
 from sparsewood.run.progress import Advance, no_progress
 from sparsewood.run.settings import DemoSettings
+from sparsewood.run.threads import threads
 from sparsewood.train import SGD, Training, fit
 from sparsewood.types import Compression, Masks
 
@@ -121,7 +121,7 @@ def run_demo(settings: DemoSettings, advance: Advance = no_progress) -> Outcome:
     Raises `SparsewoodError` if a compression cannot be had or training diverges.
     """
     settings = effective(settings)
-    with _threads(settings.threads):
+    with threads(settings.threads):
         bench = Bench(settings, _split(settings), advance)
         candidates = [candidate for seed in settings.seeds for candidate in _candidates(bench, seed)]
         # From here on nothing is trained or chosen any more: now the held-out part may be read.
@@ -280,13 +280,3 @@ def _generator(seed: int, purpose: str) -> torch.Generator:
     """A generator of its own for each purpose, so that a change in one place shifts no numbers in another."""
     digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sparsewood.files import write_atomically
 from sparsewood.report.plots import compression_curves, save_figure
 from sparsewood.report.rows import Order, Point, to_csv
 from sparsewood.run.demo import CHANNELS, HIDDEN, LAYERS_FILE, MODEL, MOMENTUM, STRATEGIES, Outcome, effective
+from sparsewood.run.provenance import machine, versions
 from sparsewood.run.settings import DemoSettings
 
 __all__ = ["metrics", "parameters", "write_all"]
 
-PACKAGES = ("sparsewood", "torch", "numpy", "scikit-learn", "matplotlib")
 DEFINITIONS = {
     "size, size_nz": "all parameters of the model; those that are not zero after fine-tuning",
     "real_compression": "size / size_nz",
@@ -68,8 +65,8 @@ def parameters(settings: DemoSettings, sizes: Mapping[str, int]) -> dict[str, ob
             "schedule": "cosine to 0 in each training",
         },
         "strategies": {s.name: {"criterion": repr(s.criterion), "scope": repr(s.scope)} for s in STRATEGIES},
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "machine": {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "versions": versions(),
+        "machine": machine(),
         "definitions": DEFINITIONS,
     }
 
@@ -86,10 +83,3 @@ def metrics(settings: DemoSettings, points: Sequence[Point], orders: Sequence[Or
 
 def _json(value: object) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsewood.masks import apply_masks
-from sparsewood.measurement import count_macs, evaluate
+from sparsewood.measurement import evaluate
 from sparsewood.measurement.counting import count
 from sparsewood.report.rows import Result
 from sparsewood.run.bench import DENSE, Bench, Trained
@@ -57,14 +57,14 @@ def evaluate_seed(bench: Bench) -> list[dict[str, Any]]:
     The test part is opened here and nowhere else.
     """
     test, train = bench.plain(bench.split.test.open()), bench.plain(bench.split.train)
-    dense = _trained(bench, DENSE)
+    dense = bench.finished(DENSE)
     rows = []
     for variant in bench.recipe.variants:
         reached: dict[str, float] = {}  # by each control
         for found in _results(bench, variant, dense):
             name = str(found.control.stage.directory)
             if name not in reached:
-                reached[name] = evaluate(_with(bench, found.control), test, topk=(1,)).top[1]
+                reached[name] = evaluate(bench.network_at(found.control.state()), test, topk=(1,)).top[1]
             rows.append(asdict(_evaluated(bench, variant, found, test, train, reached[name])))
             bench.advance(f"seed {bench.seed}: test of {variant.name}", 0)
     return rows
@@ -72,16 +72,10 @@ def evaluate_seed(bench: Bench) -> list[dict[str, Any]]:
 
 def fingerprints(bench: Bench) -> dict[str, str]:
     """Of every network that is evaluated, by its stage."""
-    dense = _trained(bench, DENSE)
-    every = [found.trained for variant in bench.recipe.variants for found in _results(bench, variant, dense)]
-    return {str(one.stage.directory.relative_to(bench.root)): one.notes["fingerprint"] for one in every}
-
-
-def _trained(bench: Bench, *names: str) -> Trained:
-    stage = bench.stage(*names)
-    notes = stage.done
-    assert notes is not None, f"{stage.directory} is not finished"
-    return Trained(stage, notes)
+    dense = bench.finished(DENSE)
+    results = [found for variant in bench.recipe.variants for found in _results(bench, variant, dense)]
+    every = [network for found in results for network in (found.trained, found.control)]
+    return {str(one.stage.directory.relative_to(bench.root)): one.fingerprint for one in every}
 
 
 @dataclass(frozen=True)
@@ -97,38 +91,32 @@ class Found:
 def _results(bench: Bench, variant: Variant, dense: Trained) -> list[Found]:
     """Everything that a variant trained."""
     last = controls(variant)
-    tuned = [_trained(bench, variant.name, control_name(number)) for number in range(1, last + 1)] or [dense]
+    tuned = [bench.finished(variant.name, control_name(number)) for number in range(1, last + 1)] or [dense]
     found = [Found(0, tuned[-1], dense, tuned[-1])]
     if variant.pruning.unit != "round":
-        trained = _trained(bench, variant.name, IN_TRAINING)
+        trained = bench.finished(variant.name, IN_TRAINING)
         return [*found, Found(variant.pruning.rounds, trained, dense, tuned[-1])]
     base = dense
     for index, (number, _) in enumerate(numbered(variant.pruning)):
         if variant.only is not None and number not in variant.only:
             continue
-        trained = _trained(bench, variant.name, round_name(number))
+        trained = bench.finished(variant.name, round_name(number))
         found.append(Found(number, trained, base, tuned[min(index, len(tuned) - 1)]))
         if not variant.independent and variant.masks_from is None:
             base = trained
     return found
 
 
-def _with(bench: Bench, trained: Trained) -> nn.Module:
-    model = bench.network()
-    restore(trained.state(), model)
-    return model
-
-
 def _evaluated(bench: Bench, variant: Variant, found: Found, test: Any, train: Any, control: float) -> Evaluated:
     number, trained = found.round, found.trained
-    model = _with(bench, found.base)
+    model = bench.network_at(found.base.state())
     masks = Masks.load(trained.stage.directory / MASKS) if number else Masks({})
     apply_masks(model, masks)
     topk = (1, 5) if bench.split.classes > 5 else (1,)
     before = evaluate(model, test, topk=topk).top
     restore(trained.state(), model)
     after = evaluate(model, test, topk=topk)
-    size, macs = count(model), count_macs(model, bench.example())
+    size, macs = count(model), bench.macs(model)
     settings = bench.training if trained.stage.directory.name == DENSE else _settings(bench, variant)
     result = Result(
         dataset=f"{bench.split.name} ({bench.split.note})" if bench.split.note else bench.split.name,

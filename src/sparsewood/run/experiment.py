@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from torch import nn
 
 from sparsewood.distributed import reduce_statistics, require_same_masks
 from sparsewood.errors import SparsewoodError
-from sparsewood.masks import apply_masks
-from sparsewood.measurement import count_macs
+from sparsewood.masks import apply_masks, not_held
 from sparsewood.pruning.settings import Pruning
 from sparsewood.recovery import FineTune, Follow
 from sparsewood.run.bench import DENSE, FINAL, Bench, Trained
@@ -27,13 +27,22 @@ from sparsewood.run.directory import Stage
 from sparsewood.run.recipe import Variant
 from sparsewood.schedules import Event
 from sparsewood.seeds import derive, generator_for
-from sparsewood.state import TrainingState, capture, restore
+from sparsewood.state import TrainingState, capture
 from sparsewood.statistics import collect
 from sparsewood.train import CsvLog, Fitted, Log, Logs, Pruner, Teacher, TensorBoardLog, Training, fit
 from sparsewood.train.rates import Stretched
 from sparsewood.types import Masks
 
-__all__ = ["carry_out", "control", "first_step", "rounds", "snapshots", "train_dense"]
+__all__ = [
+    "carry_out",
+    "control_name",
+    "controls",
+    "first_step",
+    "numbered",
+    "round_name",
+    "snapshots",
+    "train_dense",
+]
 
 MASKS = "masks.safetensors"
 IN_TRAINING = "training"
@@ -42,8 +51,9 @@ IN_TRAINING = "training"
 def train_dense(bench: Bench) -> Trained:
     """The dense network, and the states of its training that variants go back to."""
     stage = bench.stage(DENSE)
-    if stage.done is not None:
-        return Trained(stage, stage.done)
+    trained = Trained.of(stage)
+    if trained is not None:
+        return trained
     model = bench.network()
     if bench.writes:
         capture(model, step=0).save(_snapshot(stage, 0))
@@ -90,28 +100,42 @@ def snapshots(bench: Bench) -> tuple[int, ...]:
     return tuple(sorted(wanted))
 
 
-def carry_out(bench: Bench, variant: Variant) -> list[Trained]:
-    """Every stage of one variant: its rounds, or its one training with pruning inside."""
-    dense = Trained(bench.stage(DENSE), _noted(bench.stage(DENSE)))
-    control(bench, variant, dense)
-    if variant.pruning.unit != "round":
-        return [_during_training(bench, variant, dense)]
-    return rounds(bench, variant, dense)
+def carry_out(bench: Bench, variant: Variant) -> None:
+    """Every stage of one variant: its controls, and its rounds or its one training with pruning inside."""
+    dense = bench.finished(DENSE)
+    _train_controls(bench, variant, dense)
+    if variant.pruning.unit == "round":
+        _rounds(bench, variant, dense)
+    else:
+        _during_training(bench, variant, dense)
 
 
-def control(bench: Bench, variant: Variant, dense: Trained) -> Trained:
+def _finished(stage: Stage, base: Trained) -> Trained | None:
+    """What a stage that was made from `base` came to; None if it is not finished.
+
+    Raises `SparsewoodError` if it was made from another network than is there now.
+    """
+    trained = Trained.of(stage)
+    if trained is not None and trained.notes.get("from") != base.fingerprint:
+        raise SparsewoodError(
+            f"'{stage.directory}' was made from another network than the one that is there now: a stage before it was "
+            "done again. Remove it, so that it is done again, too."
+        )
+    return trained
+
+
+def _train_controls(bench: Bench, variant: Variant, dense: Trained) -> None:
     """The dense network as the pruned ones are compared with it: trained on as often and as long as they are."""
-    trained = dense
+    base = dense
     for number in range(1, controls(variant) + 1):
         stage = bench.stage(variant.name, control_name(number))
-        if stage.done is None:
-            model = _with(bench, trained)
+        trained = _finished(stage, base)
+        if trained is None:
+            model = bench.network_at(base.state())
             course = _course(bench, variant, variant.pruning.recovery.follow, number, model)
             fitted = _fit(bench, stage, model, course, f"{variant.name}, {stage.directory.name}", dense=dense)
-            trained = _finish(bench, stage, model, fitted, {})
-        else:
-            trained = Trained(stage, stage.done)
-    return trained
+            trained = _finish(bench, stage, model, fitted, {"from": base.fingerprint})
+        base = trained
 
 
 def controls(variant: Variant) -> int:
@@ -139,30 +163,17 @@ class Round:
     earlier: Masks
 
 
-def rounds(bench: Bench, variant: Variant, dense: Trained) -> list[Trained]:
+def _rounds(bench: Bench, variant: Variant, dense: Trained) -> None:
     """After every event: choose, recover, train."""
-    done: list[Trained] = []
     alone = variant.independent or variant.masks_from is not None
     base, masks = dense, Masks({})
     for number, events in numbered(variant.pruning):
         if variant.only is not None and number not in variant.only:
             continue
         stage = bench.stage(variant.name, round_name(number))
-        done_from = base.notes["fingerprint"]
-        if stage.done is None:
-            current = Round(variant, number, events, stage, base, masks)
-            trained = _retrain(bench, current, dense)
-        else:
-            trained = Trained(stage, stage.done)
-            if stage.done.get("from") != done_from:
-                raise SparsewoodError(
-                    f"'{stage.directory}' was made from another network than the one that is there now: a stage before "
-                    "it was done again. Remove it, so that it is done again, too."
-                )
-        done.append(trained)
+        trained = _finished(stage, base) or _retrain(bench, Round(variant, number, events, stage, base, masks), dense)
         if not alone:
             base, masks = trained, Masks.load(stage.directory / MASKS)
-    return done
 
 
 def round_name(number: int) -> str:
@@ -220,7 +231,7 @@ def _chosen(bench: Bench, current: Round, model: nn.Module) -> Masks:
         statistics = None
         if pruning.criterion.needs:
             names = [entry.name for entry in pruning.parameters(model, event)]
-            data = bench.scoring(pruning, current.number, shared=True)
+            data = islice(bench.scoring(current.number, shared=True), pruning.score_batches)
             needs = pruning.criterion.needs
             statistics = reduce_statistics(collect(model, data, needs, nn.functional.cross_entropy, names=names))
         generator = generator_for(bench.seed, "prune", current.number, index)
@@ -232,35 +243,34 @@ def _chosen(bench: Bench, current: Round, model: nn.Module) -> Masks:
 def _retrain(bench: Bench, current: Round, dense: Trained) -> Trained:
     """Choose, recover, zero, train."""
     variant, number = current.variant, current.number
-    model = _with(bench, current.base)
+    model = bench.network_at(current.base.state())
     masks = _masks(bench, current, model)
     apply_masks(model, masks)
-    plan = _recovered(bench, variant, model, masks, dense, number)
-    fitted = _fit(
-        bench, current.stage, model, plan, f"{variant.name}, {current.stage.directory.name}", dense=dense, masks=masks
-    )
+    course = _recovered(bench, variant, model, masks, dense, number)
+    doing = f"{variant.name}, {current.stage.directory.name}"
+    fitted = _fit(bench, current.stage, model, course, doing, dense=dense, masks=masks)
     notes = {
         "round": number,
         "amount": None if variant.masks_from is not None else repr(current.events[-1].amount),
-        "rewound_to": plan.picked,
-        "from": current.base.notes["fingerprint"],
+        "rewound_to": course.picked,
+        "from": current.base.fingerprint,
     }
     return _finish(bench, current.stage, model, fitted, notes, masks)
 
 
-def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Trained:
+def _during_training(bench: Bench, variant: Variant, dense: Trained) -> None:
     """One training in which all events take place."""
     stage = bench.stage(variant.name, IN_TRAINING)
-    if stage.done is not None:
-        return Trained(stage, stage.done)
-    model = _with(bench, dense)
-    plan = _recovered(bench, variant, model, Masks({}), dense, 1)
-    pruning, settings = bench.squeezed(variant.pruning, plan.settings)
+    if _finished(stage, dense) is not None:
+        return
+    model = bench.network_at(dense.state())
+    course = _recovered(bench, variant, model, Masks({}), dense, 1)
+    pruning, settings = bench.squeezed(variant.pruning, course.settings)
     if bench.dry_run:
-        plan = replace(plan, settings=settings, steps=settings.epochs * len(bench.loader(settings)))
+        course = replace(course, settings=settings, steps=settings.epochs * len(bench.loader(settings)))
 
     def during(network: nn.Module, optimizer: Any, per_epoch: int) -> Pruner:
-        data = bench.scoring(pruning, 0, shared=False) if pruning.criterion.needs else None
+        data = bench.scoring(0, shared=False) if pruning.criterion.needs else None
         # Where events name layers, sparsity is of all that they name, from the start.
         layered = any(event.layers is not None for event in pruning.plan)
         return Pruner(
@@ -274,13 +284,18 @@ def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Trained:
             seed=bench.seed,
         )
 
-    fitted = _fit(bench, stage, model, plan, variant.name, dense=dense, during=during)
+    fitted = _fit(bench, stage, model, course, variant.name, dense=dense, during=during)
     assert fitted.masks is not None
     require_same_masks(fitted.masks)
     if bench.writes:
         fitted.masks.save(stage.directory / MASKS)
-    notes = {"round": pruning.rounds, "amount": repr(pruning.plan[-1].amount), "rewound_to": plan.picked}
-    return _finish(bench, stage, model, fitted, notes, fitted.masks)
+    notes = {
+        "round": pruning.rounds,
+        "amount": repr(pruning.plan[-1].amount),
+        "rewound_to": course.picked,
+        "from": dense.fingerprint,
+    }
+    _finish(bench, stage, model, fitted, notes, fitted.masks)
 
 
 # ---------------------------------------------------------------- trainings
@@ -316,7 +331,7 @@ def _course(bench: Bench, variant: Variant, follow: Follow, number: int, model: 
     settings = bench.training if again else bench.retraining(variant)
     steps = settings.epochs * len(bench.loader(settings))
     if follow.same_flops and not bench.dry_run:
-        macs = count_macs(model, bench.example())
+        macs = bench.macs(model)
         longer = macs.macs / macs.macs_nonzero
         steps, settings = math.ceil(steps * longer), replace(settings, rate=Stretched(settings.rate, longer))
     # Going back to the dense training brings its order of the data back, too.
@@ -330,7 +345,7 @@ def _fit(
     distillation = course.follow.distillation
     teacher = None
     if distillation is not None and dense is not None:
-        teacher = Teacher(_with(bench, dense), distillation.temperature, distillation.weight)
+        teacher = Teacher(bench.network_at(dense.state()), distillation.temperature, distillation.weight)
     return fit(
         model,
         bench.loader(course.settings, course.seed),
@@ -371,7 +386,12 @@ def _finish(
 ) -> Trained:
     """Save the weights, then mark the stage as finished."""
     if masks is not None:
-        _require_zero(model, masks)
+        found = not_held(model, masks)
+        if found is not None:
+            raise SparsewoodError(
+                f"{found[1]} masked weights of {found[0]!r} are not zero after training: the model's code sets them, "
+                "or another optimizer does. The stage is not finished."
+            )
         notes = notes | {"kept": masks.total - masks.removed, "of": masks.total, "sparsity": masks.sparsity}
     if fitted is not None:
         chosen = next((epoch for epoch in fitted.history.epochs if epoch.number == fitted.history.chosen), None)
@@ -388,24 +408,9 @@ def _finish(
         state.save(stage.directory / FINAL)
         stage.finish(notes | {"fingerprint": state.fingerprint()})
     bench.together()
-    return Trained(stage, _noted(stage))
-
-
-def _require_zero(model: nn.Module, masks: Masks) -> None:
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, mask in masks.items():
-        alive = int(parameters[name].detach()[~mask.to(parameters[name].device)].count_nonzero())
-        if alive:
-            raise SparsewoodError(
-                f"{alive} masked weights of {name!r} are not zero after training: the model's code sets them, or "
-                "another optimizer does. The stage is not finished."
-            )
-
-
-def _with(bench: Bench, trained: Trained) -> nn.Module:
-    model = bench.network()
-    restore(trained.state(), model)
-    return model
+    trained = Trained.of(stage)
+    assert trained is not None, f"{stage.directory} was just finished"
+    return trained
 
 
 def _snapshot(stage: Stage, step: int) -> Path:
@@ -419,8 +424,7 @@ def _load_snapshot(bench: Bench, step: int) -> TrainingState:
 
 
 def _masked_accuracy(bench: Bench, masks: Masks, step: int) -> float:
-    model = bench.network()
-    restore(_load_snapshot(bench, step), model)
+    model = bench.network_at(_load_snapshot(bench, step))
     apply_masks(model, masks)
     return bench.accuracy(model)
 
@@ -428,9 +432,3 @@ def _masked_accuracy(bench: Bench, masks: Masks, step: int) -> float:
 def first_step(bench: Bench, follow: Follow) -> int:
     """Where in its schedule a training begins."""
     return min(follow.step, max(snapshots(bench), default=0)) if bench.dry_run else follow.step
-
-
-def _noted(stage: Stage) -> dict[str, Any]:
-    notes = stage.done
-    assert notes is not None, f"{stage.directory} is not finished"
-    return notes

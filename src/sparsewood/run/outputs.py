@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsewood.data.split import Split
 from sparsewood.report.plots import compression_curves, save_figure
 from sparsewood.report.rows import MEASURES, Point, Result, Summary, summarize, to_csv
 from sparsewood.report.table import Table
@@ -25,9 +26,10 @@ DEFINITIONS = {
     "flops, flops_nz": "multiply-adds of one example, counted once for each product; those with a non-zero weight",
     "speedup": "flops / flops_nz, theoretical",
     "acc1, acc5": "share of test examples whose class is the first, among the first five; pre = the weights that were "
-    "pruned, masked, before any recovery; post = after recovery and training, the epoch chosen on validation data",
-    "control": "the dense network, where pruned networks are fine-tuned fine-tuned as often and as long: that of each "
-    "round beside its test accuracy; round 0, compression 1 is that of the last",
+    "pruned (with pruning inside a training: those of the dense network), masked, before any recovery; post = after "
+    "recovery and training, the epoch chosen on validation data",
+    "control": "the dense network; where pruned networks are fine-tuned, the dense network trained on as often and as "
+    "long. Each round has its own; the row of round 0, compression 1 is that of the last",
     "epochs, completed_epochs": "of the training after pruning; those that took place",
     "generalization_gap": "train_acc - test_acc, both of the final weights, neither augmented",
     "sparsity": "achieved: the share of the prunable weights that the masks remove",
@@ -72,10 +74,10 @@ def read_results(evaluations: dict[int, list[dict[str, Any]]]) -> list[Evaluated
     return found
 
 
-def write_parameters(directory: Path, recipe: Recipe, note: str, sizes: dict[str, int], *, dry_run: bool) -> None:
+def write_parameters(directory: Path, recipe: Recipe, split: Split, *, dry_run: bool) -> None:
     """The effective recipe, and params.json: all that was in effect, and what the columns mean."""
     write_text(directory / "recipe.yaml", effective(recipe))
-    data = {"name": recipe.data.name, "note": note, "examples": sizes}
+    data = {"name": recipe.data.name, "note": split.note, "examples": split.sizes}
     write_json(
         directory / "params.json",
         {

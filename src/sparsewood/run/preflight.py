@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.inputs import call
+from sparsewood.inputs import call, to_model_device
 from sparsewood.run.bench import Bench
 from sparsewood.run.experiment import first_step, numbered, snapshots
 from sparsewood.run.recipe import Variant
@@ -39,7 +39,7 @@ def _check_model(bench: Bench) -> None:
     name, shape = bench.recipe.model.name, "x".join(map(str, bench.split.input_shape))
     try:
         with untouched(model), torch.no_grad():
-            logits = call(model, bench.example())
+            logits = call(model, to_model_device(torch.zeros(1, *bench.split.input_shape), model))
     except SparsewoodError as error:
         reason = str(error.__cause__ or error)
         raise SparsewoodError(
@@ -92,9 +92,8 @@ def _check_choice(bench: Bench, variant: Variant) -> None:
         return
     pruning, model, statistics = variant.pruning, bench.network(), None
     if pruning.criterion.needs:
-        images, labels = next(iter(bench.scoring(pruning, 0, shared=False)))
-        device = next(model.parameters()).device
-        batch = (images[:EXAMPLES].to(device), labels[:EXAMPLES].to(device))
+        images, labels = next(iter(bench.scoring(0, shared=False)))
+        batch = (images[:EXAMPLES], labels[:EXAMPLES])
         loss = nn.functional.cross_entropy
         names = sorted({entry.name for event in pruning.plan for entry in pruning.parameters(model, event)})
         statistics = collect(model, [batch], pruning.criterion.needs, loss, names=names)

@@ -7,10 +7,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.run.bench import DENSE, Bench
+from sparsewood.run.bench import DENSE, Bench, load_split
 from sparsewood.run.directory import read_json, write_json
 from sparsewood.run.evaluation import evaluate_seed, fingerprints
 from sparsewood.run.experiment import (
@@ -30,7 +29,9 @@ from sparsewood.run.experiment import (
     round_name,
     train_dense,
 )
+from sparsewood.run.progress import Advance
 from sparsewood.run.recipe import Recipe, Variant
+from sparsewood.run.threads import threads
 
 __all__ = ["Unit", "carry_out_all", "remaining_steps", "units"]
 
@@ -38,8 +39,6 @@ EVALUATION = "evaluation"
 PREFIX = "variant "
 SECONDS_BETWEEN_REPORTS = 0.25
 SECONDS_BETWEEN_LOOKS = 1.0
-
-Advance = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -73,40 +72,35 @@ def units(recipe: Recipe, *, dry_run: bool = False) -> list[Unit]:
 
 
 def carry_out_all(
-    recipe: Recipe,
-    root: Path,
-    fabric: Any,
-    advance: Advance,
+    bench: Bench,
     *,
-    again: Callable[[], Recipe] | None = None,
+    again: Callable[[], Recipe],
     jobs: int = 1,
-    dry_run: bool = False,
 ) -> dict[int, list[dict[str, Any]]]:
     """Do what is not done yet; the evaluated networks of every seed. Whoever calls this holds the directory.
 
-    `again` reads the recipe in a further process, where components of one's own must be found anew. What was finished
-    before an error stays finished.
+    `bench` is of any seed; `again` reads the recipe in a further process, where components of one's own must be found
+    anew. What was finished before an error stays finished.
     """
-    todo = units(recipe, dry_run=dry_run)
+    recipe, root = bench.recipe, bench.root
+    todo = units(recipe, dry_run=bench.dry_run)
     if jobs > 1:
-        start = Start(again or partial(_same, recipe), recipe.hash, root, dry_run)
-        _in_processes(start, todo, advance, jobs)
+        _in_processes(Start(again, recipe.hash, root, bench.dry_run), todo, bench.advance, jobs)
     else:
-        with _threads_kept():
-            worker = Worker(recipe, root, fabric, advance, dry_run=dry_run)
+        with threads(recipe.threads):
             for unit in todo:
-                worker.do(unit)
+                do(bench, unit)
     return {unit.seed: read_json(_evaluation(root, unit.seed))["results"] for unit in todo if unit.name == EVALUATION}
 
 
-def remaining_steps(recipe: Recipe, root: Path, *, dry_run: bool = False) -> int:
+def remaining_steps(bench: Bench) -> int:
     """About how many training steps are still to be done, for the progress shown."""
-    total = 0
-    for seed in recipe.seeds[:1] if dry_run else recipe.seeds:
-        bench = Bench(recipe, root, seed, None, _ignore, dry_run)
-        per = len(bench.loader(bench.training))
-        total += 0 if bench.stage(DENSE).done or not recipe.train_dense else bench.training.epochs * per
-        total += sum(_variant_steps(bench, variant, per) for variant in recipe.variants)
+    recipe, total = bench.recipe, 0
+    per_epoch = len(bench.loader(bench.training))
+    for seed in recipe.seeds[:1] if bench.dry_run else recipe.seeds:
+        one = replace(bench, seed=seed)
+        total += 0 if one.stage(DENSE).done or not recipe.train_dense else one.training.epochs * per_epoch
+        total += sum(_variant_steps(one, variant, per_epoch) for variant in recipe.variants)
     return total
 
 
@@ -134,54 +128,28 @@ def fabric_of(recipe: Recipe) -> Any:
 # ---------------------------------------------------------------- one unit
 
 
-class Worker:
-    """Does units one after another; data is read once for all units of one seed that follow each other."""
+def do(bench: Bench, unit: Unit) -> None:
+    """Carry out what is not done of one unit; `bench` is of any seed."""
+    bench = replace(bench, seed=unit.seed)
+    if unit.name == DENSE:
+        train_dense(bench)
+    elif unit.name == EVALUATION:
+        _evaluate(bench)
+    else:
+        carry_out(bench, bench.recipe.variant(unit.name.removeprefix(PREFIX)))
 
-    def __init__(self, recipe: Recipe, root: Path, fabric: Any, advance: Advance, *, dry_run: bool) -> None:
-        torch.set_num_threads(recipe.threads)
-        self._recipe, self._root, self._advance, self._dry_run = recipe, root, advance, dry_run
-        self._fabric = fabric
-        self._latest: Bench | None = None
 
-    def bench(self, seed: int) -> Bench:
-        if self._latest is None or self._latest.seed != seed:
-            self._latest = Bench(self._recipe, self._root, seed, self._fabric, self._advance, self._dry_run)
-        return self._latest
-
-    def do(self, unit: Unit) -> None:
-        """Carry out what is not done of one unit."""
-        if unit.name == DENSE:
-            train_dense(self.bench(unit.seed))
-        elif unit.name == EVALUATION:
-            self._evaluate(unit.seed)
-        else:
-            carry_out(self.bench(unit.seed), self._recipe.variant(unit.name.removeprefix(PREFIX)))
-
-    def _evaluate(self, seed: int) -> None:
-        path, bench = _evaluation(self._root, seed), self.bench(seed)
-        of = fingerprints(bench)
-        # The first process decides for all, so that none waits for one that has nothing to do.
-        if bench.agreed(not path.is_file() or read_json(path).get("of") != of):
-            if bench.writes:
-                write_json(path, {"of": of, "results": evaluate_seed(bench)})
-            bench.together()
+def _evaluate(bench: Bench) -> None:
+    path, of = _evaluation(bench.root, bench.seed), fingerprints(bench)
+    # The first process decides for all, so that none waits for one that has nothing to do.
+    if bench.agreed(not path.is_file() or read_json(path).get("of") != of):
+        if bench.writes:
+            write_json(path, {"of": of, "results": evaluate_seed(bench)})
+        bench.together()
 
 
 def _evaluation(root: Path, seed: int) -> Path:
     return root / f"seed-{seed}" / "evaluation.json"
-
-
-def _ignore(doing: str, steps: int) -> None:
-    pass
-
-
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------- several processes
@@ -195,10 +163,6 @@ class Start:
     hash: str
     root: Path
     dry_run: bool
-
-
-def _same(recipe: Recipe) -> Recipe:
-    return recipe
 
 
 def _in_processes(start: Start, todo: list[Unit], advance: Advance, jobs: int) -> None:
@@ -247,20 +211,22 @@ def _pass_on(reports: Any, advance: Advance) -> None:
         advance(doing, steps)
 
 
-_worker: Worker | Callable[[], Worker] | None = None
+_bench: Bench | Callable[[], Bench] | None = None
 
 
 def _start_worker(start: Start, reports: Any, parent: int) -> None:
-    global _worker  # noqa: PLW0603 - what a worker process is given when it starts has no other place
+    global _bench  # noqa: PLW0603 - what a worker process is given when it starts has no other place
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker = partial(_made, start, reports)
+    _bench = partial(_made, start, reports)
 
 
-def _made(start: Start, reports: Any) -> Worker:
+def _made(start: Start, reports: Any) -> Bench:
     recipe = start.recipe()
     if recipe.hash != start.hash:
         raise SparsewoodError("The recipe was changed while its run began. Run the command again.")
-    return Worker(recipe, start.root, fabric_of(recipe), Ticker(reports.put), dry_run=start.dry_run)
+    torch.set_num_threads(recipe.threads)
+    advance = Ticker(reports.put)
+    return Bench(recipe, load_split(recipe), start.root, recipe.seeds[0], fabric_of(recipe), advance, start.dry_run)
 
 
 def _end_with(parent: int) -> None:
@@ -271,11 +237,11 @@ def _end_with(parent: int) -> None:
 
 
 def _work(unit: Unit) -> None:
-    global _worker  # noqa: PLW0603
-    assert _worker is not None
-    if not isinstance(_worker, Worker):
-        _worker = _worker()  # here, not when the process starts, so that an error comes with its text
-    _worker.do(unit)
+    global _bench  # noqa: PLW0603
+    assert _bench is not None
+    if not isinstance(_bench, Bench):
+        _bench = _bench()  # here, not when the process starts, so that an error comes with its text
+    do(_bench, unit)
 
 
 class Ticker:
@@ -284,7 +250,7 @@ class Ticker:
     def __init__(self, send: Callable[[tuple[str, int]], object]) -> None:
         self._send, self._steps, self._sent = send, 0, 0.0
 
-    def __call__(self, doing: str, steps: int) -> None:
+    def __call__(self, doing: str, steps: int = 1, /) -> None:
         self._steps += steps
         if time.monotonic() - self._sent >= SECONDS_BETWEEN_REPORTS:
             self._send((doing, self._steps))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.masks import apply_masks, enforce, resolve
+from sparsewood.masks import apply_masks, enforce, not_held
 from sparsewood.pruning import Pruning
 from sparsewood.schedules import Event
 from sparsewood.seeds import derive
@@ -238,15 +238,15 @@ class Pruner:
             )
 
     def _require_zeros(self, masks: Masks | None = None) -> None:
-        for name, parameter, mask in resolve(self._model, self._keeper.masks if masks is None else masks):
-            alive = int(parameter.detach()[~mask.to(parameter.device)].count_nonzero())
-            if alive:
-                raise SparsewoodError(
-                    f"Pruner: {alive} of {int((~mask).sum())} masked entries of {name!r} are not zero at "
-                    f"step {self._steps}. Something other than steps of the given optimizer wrote to it: another "
-                    "optimizer, load_state_dict, or code that put another parameter in its place. Make the optimizer "
-                    "from the model's present parameters, and load weights and pruner state of the same moment."
-                )
+        found = not_held(self._model, self._keeper.masks if masks is None else masks)
+        if found is not None:
+            name, alive, removed = found
+            raise SparsewoodError(
+                f"Pruner: {alive} of {removed} masked entries of {name!r} are not zero at "
+                f"step {self._steps}. Something other than steps of the given optimizer wrote to it: another "
+                "optimizer, load_state_dict, or code that put another parameter in its place. Make the optimizer "
+                "from the model's present parameters, and load weights and pruner state of the same moment."
+            )
 
 
 def innermost_optimizer(optimizer: Any) -> Optimizer:
