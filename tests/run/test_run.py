@@ -309,7 +309,7 @@ def test_other_conditions_are_said_and_noted(recipe: Path, capsys: pytest.Captur
 
 
 def test_what_was_built_on_a_stage_that_was_done_again_is_refused(recipe: Path) -> None:
-    only = "variants={chain: {pruning: {rounds: 2}}}"
+    only = "variants={chain: {pruning: {rounds: 2, recovery: FineTune}}}"
     root = run_recipe(recipe, [only], quiet=True)
     path = root / "seed-1/chain/round-01/done.json"
     done = json.loads(path.read_text())
@@ -317,6 +317,12 @@ def test_what_was_built_on_a_stage_that_was_done_again_is_refused(recipe: Path) 
     with pytest.raises(SparsewoodError, match=r"round-02' was made from another network"):
         run_recipe(recipe, [only], quiet=True)
     path.write_text(json.dumps(done))
+    dense = root / "seed-1/dense/done.json"
+    trained = dense.read_text()
+    dense.write_text(json.dumps({**json.loads(trained), "fingerprint": "another"}))
+    with pytest.raises(SparsewoodError, match=r"control-01' was made from another network"):
+        run_recipe(recipe, [only], quiet=True)
+    dense.write_text(trained)
     evaluation = root / "seed-1/evaluation.json"
     evaluated = evaluation.read_bytes()
     stale = json.loads(evaluated)
@@ -545,11 +551,15 @@ def test_paths_are_paths_whatever_yaml_makes_of_them(recipe: Path, monkeypatch: 
     assert (seen[0].output, seen[0].weights) == (Path(name), Path(name))
 
 
-def test_a_function_that_fails_is_named_with_its_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe.with_name("broken.py").write_text("def build():\n    raise ValueError('boo')\n")
+@pytest.mark.parametrize("failure", ["ValueError('boo')", "OSError('boo')"])
+def test_a_function_that_fails_is_named_with_its_line(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    recipe.with_name("broken.py").write_text(f"def build():\n    raise {failure}\n")
     assert main(["run", str(recipe), "--arch", "broken:build", "--quiet"]) == 2
     shown = capsys.readouterr().err
-    assert "broken:build failed: ValueError: boo" in shown
+    assert f"broken:build failed: {failure.partition('(')[0]}: boo" in shown
     assert "broken.py', line 2" in shown
 
 

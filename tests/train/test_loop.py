@@ -359,6 +359,11 @@ def test_logits_that_look_a_little_like_probabilities_pass() -> None:
     assert fit(zeros, data(4), Training(epochs=1)).steps == 1
 
 
+def test_a_setting_that_a_loss_of_ones_own_would_ignore_is_refused() -> None:
+    with pytest.raises(SparsewoodError, match=r"label_smoothing=0\.1 belongs to the cross-entropy"):
+        fit(linear(), data(4), Training(epochs=1, label_smoothing=0.1), loss=nn.functional.mse_loss)
+
+
 def test_a_loss_of_ones_own() -> None:
     model = linear()
     history = fit(model, data(4), STILL, loss=nn.MultiMarginLoss(), validation=data(4)).history

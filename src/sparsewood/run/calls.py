@@ -56,7 +56,7 @@ class Call:
                 return function(**self.parameters, generator=generator)
             with drawn_from(generator):
                 return function(**self.parameters)
-        except (SparsewoodError, torch.OutOfMemoryError, OSError):
+        except (SparsewoodError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever a function of somebody else's does
             last = traceback.extract_tb(error.__traceback__)[-1]

@@ -39,6 +39,11 @@ def stepper_for(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise SparsewoodError(f"{type(model).__name__} has no parameter to train: none has requires_grad=True.")
+    if loss is not None and training.label_smoothing:
+        raise SparsewoodError(
+            f"label_smoothing={training.label_smoothing} belongs to the cross-entropy that is used without loss=...; "
+            "build it into the loss that is given."
+        )
     fabric = _fabric(model, training, fabric)
     optimizer = training.optimizer(parameters)
     module, outer = fabric.setup(model, optimizer)
