@@ -451,6 +451,10 @@ def test_an_altered_mark_is_named(recipe: Path) -> None:
         ("variants.ticket.shuffled=true", "'ticket': 'shuffled' is for masks of another variant"),
         ("variants.gradual.independent=true", "'gradual': independent and masks_from are for rounds"),
         ("train_dense=false", "goes back to step 10 of the dense training, which has 0 steps"),
+        (
+            "variants.ticket.pruning.recovery={name: RewindRate, step: 28}",
+            "begins at step 28 of a training that has 27",
+        ),
         ("variants.ticket.pruning.start=4", "'ticket': start: 4 and every: 1 mean nothing by rounds"),
         (
             "variants.ticket.pruning.schedule={name: Soft, schedule: {name: OneShot, amount: 0.5}}",

@@ -69,6 +69,12 @@ def _check_variant(bench: Bench, variant: Variant) -> None:
             f"its training has precision {settings.precision!r}, and the dense one {bench.training.precision!r}. A run "
             "has one."
         )
+    steps = settings.epochs * len(bench.loader(settings))
+    if first_step(bench, follow) > steps:
+        raise SparsewoodError(
+            f"{pruning.recovery} begins at step {follow.step} of a training that has {steps} steps. Choose an earlier "
+            "step, or train longer."
+        )
     if len(pruning.recovery.snapshots) > 1 and not len(bench.split.validation):
         raise SparsewoodError(f"{pruning.recovery} chooses by validation data, and {bench.split.name} has none.")
     _check_choice(bench, variant)

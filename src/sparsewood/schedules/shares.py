@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -53,8 +54,20 @@ class Geometric(Schedule):
         return tuple(Event(i, Remaining(self.rate)) for i in range(rounds))
 
 
+class Curve(Schedule):
+    """A schedule along a curve: in round i of n the sparsity that it has at (i + 1) / n."""
+
+    @abstractmethod
+    def at(self, progress: float) -> float:
+        """The sparsity at `progress` from 0 (start) to 1 (end), and as at the ends outside."""
+
+    def __call__(self, rounds: int) -> Plan:
+        require_rounds(rounds)
+        return tuple(Event(i, Sparsity(self.at((i + 1) / rounds))) for i in range(rounds))
+
+
 @dataclass(frozen=True)
-class Exponential(Schedule):
+class Exponential(Curve):
     """Density (1 - final)^((i + 1) / n) in round i of n: the same fraction of what remains each time, to a given end.
 
     Source: the schedule of Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving
@@ -75,18 +88,13 @@ class Exponential(Schedule):
             )
 
     def at(self, progress: float) -> float:
-        """The sparsity at `progress` from 0 (start) to 1 (end), and as at the ends outside."""
         progress = _clamped(progress)
         # In this form the powers of densities close to 1 keep their digits.
         return self.final if progress == 1 else min(self.final, -math.expm1(progress * math.log1p(-self.final)))
 
-    def __call__(self, rounds: int) -> Plan:
-        require_rounds(rounds)
-        return tuple(Event(i, Sparsity(self.at((i + 1) / rounds))) for i in range(rounds))
-
 
 @dataclass(frozen=True)
-class Linear(Schedule):
+class Linear(Curve):
     """Sparsity s_i = initial + (final - initial) (i + 1) / n in round i of n.
 
     >>> [event.amount.fraction for event in Linear(0.8)(4)]
@@ -100,18 +108,13 @@ class Linear(Schedule):
         _require_rise(self.initial, self.final)
 
     def at(self, progress: float) -> float:
-        """The sparsity at `progress` from 0 (start) to 1 (end), and as at the ends outside."""
         progress = _clamped(progress)
         reached = self.initial + (self.final - self.initial) * progress
         return self.final if progress == 1 else min(self.final, reached)
 
-    def __call__(self, rounds: int) -> Plan:
-        require_rounds(rounds)
-        return tuple(Event(i, Sparsity(self.at((i + 1) / rounds))) for i in range(rounds))
-
 
 @dataclass(frozen=True)
-class Cubic(Schedule):
+class Cubic(Curve):
     """Sparsity s_i = final + (initial - final) (1 - (i + 1) / n)^3 in round i of n: fast at first, then slower.
 
     Source: Zhu and Gupta 2017, "To prune, or not to prune" (automated gradual pruning),
@@ -130,14 +133,9 @@ class Cubic(Schedule):
         _require_rise(self.initial, self.final)
 
     def at(self, progress: float) -> float:
-        """The sparsity at `progress` from 0 (start) to 1 (end), and as at the ends outside."""
         progress = _clamped(progress)
         reached = self.initial + (self.final - self.initial) * (1 - (1 - progress) ** 3)
         return self.final if progress == 1 else min(self.final, reached)
-
-    def __call__(self, rounds: int) -> Plan:
-        require_rounds(rounds)
-        return tuple(Event(i, Sparsity(self.at((i + 1) / rounds))) for i in range(rounds))
 
 
 @dataclass(frozen=True)
