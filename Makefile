@@ -6,10 +6,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 WORKERS ?= 2
 OUTPUT ?= runs/demo
 
-.PHONY: help demo test unit check lint types contracts format clean
+.PHONY: help demo test unit check lint types contracts coverage-zoo format clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each stamp is renewed when what it was made from changes; a second call re-uses the environment.
 $(VENV)/.made:
@@ -44,6 +44,9 @@ types: $(VENV)/.dev  ## static types
 
 contracts: $(VENV)/.dev  ## which package may import which
 	$(BIN)/lint-imports
+
+coverage-zoo: $(VENV)/.dev  ## which networks trace() covers; ZOO='--only timm:*' for a part
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py $(ZOO)
 
 check: lint types contracts test  ## what CI runs
 

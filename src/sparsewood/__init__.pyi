@@ -13,6 +13,7 @@ from . import (
     report,
     schedules,
     statistics,
+    structure,
     testing,
     train,
 )
@@ -35,6 +36,7 @@ from .measurement import Measurement, compare_latency, evaluate, latency, measur
 from .pruning import Pruning, prune, score
 from .run.recipe import load_recipe
 from .statistics import AbsoluteGradient, Gradient, InputPower, collect
+from .structure import Barrier, Group, Slice, Structure, Tap, trace
 from .train import Pruner
 from .types import Compression, Count, Density, Masks, Remaining, Sparsity, Statistics, Threshold
 
@@ -45,6 +47,7 @@ __all__ = [
     "NM",
     "AbsoluteGradient",
     "ActivationMagnitude",
+    "Barrier",
     "BatchNormScale",
     "Block",
     "Channel",
@@ -57,6 +60,7 @@ __all__ = [
     "FileFormatError",
     "Filter",
     "Gradient",
+    "Group",
     "InputPower",
     "Keeper",
     "Kernel",
@@ -75,9 +79,12 @@ __all__ = [
     "Random",
     "Remaining",
     "Row",
+    "Slice",
     "SparsewoodError",
     "Sparsity",
     "Statistics",
+    "Structure",
+    "Tap",
     "Threshold",
     "Uniform",
     "Units",
@@ -108,6 +115,8 @@ __all__ = [
     "schedules",
     "score",
     "statistics",
+    "structure",
     "testing",
+    "trace",
     "train",
 ]

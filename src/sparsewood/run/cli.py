@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -246,6 +246,59 @@ def run(
         plan_only=plan,
         save_model=save_model,
         seconds=log_interval,
+    )
+
+
+@app.command(name="inspect")
+def inspect_(
+    model: str,
+    /,
+    *,
+    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+    input_shape: Annotated[list[str] | None, Parameter(name="--input-shape", consume_multiple=False)] = None,
+    explain: Annotated[list[str] | None, Parameter(name="--explain", consume_multiple=False)] = None,
+    attention: Literal["heads", "head_dims"] = "heads",
+    json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    svg: Path | None = None,
+    dot: Path | None = None,
+) -> None:
+    """Show which channels, neurons and attention heads of a model hang together, and which cannot be removed and why.
+
+    The model is built with new weights, nothing is downloaded, and run once without arithmetic. Each line of the table
+    is a group of units: what goes with one unit alone, where the units are made and where they are read. Below stands
+    what stays, and why.
+
+    Parameters
+    ----------
+    model
+        A name as resnet_cifar, torchvision:resnet50, timm:vit_tiny_patch16_224, transformers:bert, or
+        package.module:function for your own. `sparsewood list models` has more.
+    set_
+        A parameter of the model, as in --set classes=100 or --set task=causal-lm; may be given several times.
+    input_shape
+        The shape of its input, the batch first, as 1,3,224,224, or 1,16:int64 for tokens; several times for several
+        inputs. Without it the model's library says what it takes.
+    explain
+        Instead of the table, why the units of this group hang together or stay, or which groups own this parameter or
+        the parameters of this module; may be given several times.
+    attention
+        What goes from attention where both can: whole heads, or the same dimensions of all heads.
+    json
+        Write all of it there as JSON; - is standard output, and the table then goes to standard error.
+    svg
+        Draw a picture there.
+    dot
+        Write a graph for Graphviz there.
+    """
+    from sparsewood.run.inspect_command import Files, inspect_model
+
+    inspect_model(
+        model,
+        set_ or (),
+        shapes=input_shape or (),
+        attention=attention,
+        explain=explain or (),
+        files=Files(json, svg, dot),
     )
 
 

@@ -10,11 +10,25 @@ from sparsewood.testing.checks import (
     check_scope,
 )
 from sparsewood.testing.leaks import no_leaks
-from sparsewood.testing.toys import ARCHITECTURES, Architecture, constant_filters, counting_linear, product_network
+from sparsewood.testing.structures import StructureReport, check_structure
+from sparsewood.testing.toys import (
+    ARCHITECTURES,
+    TOYS,
+    Architecture,
+    Coupled,
+    Toy,
+    constant_filters,
+    counting_linear,
+    product_network,
+)
 
 __all__ = [
     "ARCHITECTURES",
+    "TOYS",
     "Architecture",
+    "Coupled",
+    "StructureReport",
+    "Toy",
     "check_allocation",
     "check_criterion",
     "check_data",
@@ -22,6 +36,7 @@ __all__ = [
     "check_recovery",
     "check_schedule",
     "check_scope",
+    "check_structure",
     "constant_filters",
     "counting_linear",
     "no_leaks",

@@ -1,0 +1,210 @@
+"""From labels to groups: solve the couplings, decide the rectangles, sort units by footprint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from sparsewood.structure.record import FrozenBy, Record
+from sparsewood.structure.solve import solve
+from sparsewood.structure.structure import Barrier, Group, Role, Slice, Structure
+from sparsewood.structure.taps import with_taps
+from sparsewood.structure.tracer import Span, Tracer
+
+__all__ = ["assemble"]
+
+
+def assemble(trace: Tracer, model: nn.Module, attention: str) -> Structure:
+    """The structure that a finished trace describes."""
+    component, sides = solve(trace, keep_head_size=attention == "heads")
+    reasons_of = FrozenBy.of([(component[row[row > 0]], number) for row, number in trace.frozen])
+    table = _Table(trace.spans, component)
+    first = reasons_of.first(component.max(initial=0) + 1)
+    groups, group_of, unit_of = _groups(trace, table, component, first < 0)
+    shapes = {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    parameters = frozenset(name for name, _ in model.named_parameters())
+    held, barriers = _held(trace, table, first, parameters)
+    events, costs = trace.complete or ([], [])
+    record = Record(
+        component,
+        group_of,
+        unit_of,
+        tuple(trace.reasons),
+        reasons_of,
+        tuple(trace.edges),
+        tuple(trace.steps),
+        tuple(events),
+        tuple(costs),
+        tuple(trace.spans),
+        tuple(zip(trace.splits, sides, strict=True)),
+        tuple(trace.sizes),
+        parameters,
+        trace.fallback,
+        trace.training_error,
+        tuple(dict.fromkeys(trace.branches)),
+        tuple(trace.inexact_rows),
+    )
+    return Structure((*_named(with_taps(groups, record)), *held), shapes, barriers, record)
+
+
+# ---------------------------------------------------------------- footprints
+
+
+class _Table:
+    """Every position of every axis, in order: its component, its span, its place along the axis."""
+
+    def __init__(self, spans: Sequence[Span], component: np.ndarray) -> None:
+        sizes = [span.size for span in spans]
+        starts = [np.arange(span.start, span.start + span.size) for span in spans]
+        self.spans = spans
+        self.component = component[np.concatenate(starts)] if starts else np.zeros(0, np.int64)
+        self.span = np.repeat(np.arange(len(spans)), sizes)
+        self.place = np.concatenate([np.arange(size) for size in sizes]) if sizes else np.zeros(0, np.int64)
+
+
+def _footprints(table: _Table, free: np.ndarray) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """Components with equal footprints, in order of their first position, and the spans they have positions in."""
+    chosen = free[table.component]
+    keys, first, counts = np.unique(
+        table.component[chosen] * len(table.spans) + table.span[chosen], return_index=True, return_counts=True
+    )
+    component, span = keys // max(len(table.spans), 1), keys % max(len(table.spans), 1)
+    signature = np.zeros(len(free), np.uint64)
+    np.add.at(signature, component, _mixed(span * (int(counts.max(initial=0)) + 1) + counts))
+    earliest = np.full(len(free), np.iinfo(np.int64).max)
+    np.minimum.at(earliest, component, np.flatnonzero(chosen)[first])
+    members = np.unique(component)
+    _, group = np.unique(signature[members], return_inverse=True)
+    order = np.lexsort((earliest[members], group))
+    runs = np.split(members[order], np.flatnonzero(np.diff(group[order])) + 1) if len(members) else []
+    bounds = np.searchsorted(component, np.arange(len(free) + 1))
+    for run in sorted(runs, key=lambda run: int(earliest[run[0]])):
+        yield run, span[bounds[run[0]] : bounds[run[0] + 1]].tolist()
+
+
+def _mixed(keys: np.ndarray) -> np.ndarray:
+    """Integers scattered over 64 bits (the finaliser of splitmix64), so that sums of them tell sets apart."""
+    x = keys.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _groups(
+    trace: Tracer, table: _Table, component: np.ndarray, free: np.ndarray
+) -> tuple[list[Group], np.ndarray, np.ndarray]:
+    """The removable groups, and for every component its group and its unit."""
+    group_of, unit_of = np.full(len(free), -1), np.full(len(free), -1)
+    consumed, produced = np.zeros(trace.count, bool), np.zeros(trace.count, bool)
+    for flags, rows in ((consumed, trace.consumed), (produced, trace.produced)):
+        if rows:
+            flags[np.concatenate(rows)] = True
+    _through_rectangles(trace, consumed)
+    kinds = _kinds(trace, component)
+    bounds = np.searchsorted(table.span, np.arange(len(table.spans) + 1))
+    groups: list[Group] = []
+    for number, (members, footprint) in enumerate(_footprints(table, free)):
+        group_of[members], unit_of[members] = number, np.arange(len(members))
+        slices = []
+        for index in footprint:
+            span = table.spans[index]
+            owners = table.component[bounds[index] : bounds[index + 1]]
+            owner = np.where(group_of[owners] == number, unit_of[owners], -1)
+            labels = span.start + np.flatnonzero(owner >= 0)
+            role: Role = "out" if not consumed[labels].any() else "both" if produced[labels].any() else "in"
+            slices.append(Slice(span.param, span.axis, owner, role))
+        inexact = tuple(sorted({kind for one in members.tolist() for kind in kinds.get(one, ())}))
+        groups.append(Group("", len(members), tuple(slices), exact=not inexact, inexact=inexact))
+    return groups, group_of, unit_of
+
+
+def _through_rectangles(trace: Tracer, consumed: np.ndarray) -> None:
+    """A weight's axis that was viewed as a rectangle before it was read is read itself."""
+    for split in trace.splits:
+        grid = split.parent.reshape(len(split.left), len(split.right))
+        read = consumed[split.left][:, None] | consumed[split.right][None, :]
+        if read.any():
+            consumed[grid[read]] = True
+    for split in reversed(trace.splits):
+        if consumed[split.parent].any():
+            grid = consumed[split.parent].reshape(len(split.left), len(split.right))
+            consumed[split.left] |= grid.any(1)
+            consumed[split.right] |= grid.any(0)
+
+
+def _kinds(trace: Tracer, component: np.ndarray) -> Mapping[int, set[str]]:
+    """For every component, in what ways removing it differs from zeroing it."""
+    kinds: dict[int, set[str]] = {}
+    read = trace.read_steps()
+    for row, kind, step in trace.inexact_rows:
+        if 0 <= step < len(read) and not read[step]:
+            continue  # nobody reads the result, such as attention weights that are averaged in vain
+        for one in set(component[row[row > 0]].tolist()):
+            kinds.setdefault(one, set()).add(kind)
+    return kinds
+
+
+def _named(groups: Sequence[Group]) -> list[Group]:
+    """Groups called after the first weight that makes their units, a second one of that name with a number."""
+    names: Counter[str] = Counter()
+    named = []
+    for group in groups:
+        made = next((one.param for one in group.slices if one.role != "in"), group.slices[0].param)
+        name = (group.taps[0].producer if group.taps else made).removesuffix(".weight")
+        names[name] += 1
+        named.append(replace(group, name=name if names[name] == 1 else f"{name}#{names[name]}"))
+    return named
+
+
+# ---------------------------------------------------------------- what stays
+
+
+def _held(
+    trace: Tracer, table: _Table, first: np.ndarray, parameters: frozenset[str]
+) -> tuple[list[Group], tuple[Barrier, ...]]:
+    """One frozen group for every first reason, and how many entries of parameters each reason keeps."""
+    reason = first[table.component]
+    counts = _entries_kept(table, reason, len(trace.reasons), parameters)
+    barriers = [
+        Barrier(one.op, one.module, one.shapes, one.why, int(n)) for one, n in zip(trace.reasons, counts, strict=True)
+    ]
+    groups = []
+    held = reason >= 0
+    order = np.argsort(reason[held], kind="stable")
+    numbers, starts = np.unique(reason[held][order], return_index=True)
+    runs = np.split(np.flatnonzero(held)[order], starts[1:]) if len(numbers) else []
+    for number, rows in zip(numbers.tolist(), runs, strict=True):
+        spans = [table.spans[index] for index in np.unique(table.span[rows]).tolist()]
+        slices = tuple(Slice(span.param, span.axis, np.full(span.size, -1)) for span in spans)
+        units = len(np.unique(table.component[rows]))
+        groups.append(Group(f"frozen {number}", units, slices, frozen_by=str(barriers[number])))
+    shown = sorted(
+        (one for number, one in enumerate(barriers) if number in set(numbers.tolist())), key=lambda one: -one.parameters
+    )
+    return groups, tuple(shown)
+
+
+def _entries_kept(table: _Table, reason: np.ndarray, reasons: int, parameters: frozenset[str]) -> np.ndarray:
+    """For each reason, the entries of parameters that lie in no removable unit and that it keeps.
+
+    Of an entry's axes the one counts whose components are largest: what is coupled with much is what holds it, not the
+    places inside a kernel.
+    """
+    sizes = np.bincount(table.component, minlength=1)
+    counts = np.zeros(reasons, np.int64)
+    bounds = np.searchsorted(table.span, np.arange(len(table.spans) + 1))
+    axes: dict[str, list[np.ndarray]] = {}
+    for number, span in enumerate(table.spans):
+        if span.param in parameters:
+            axes.setdefault(span.param, []).append(np.arange(bounds[number], bounds[number + 1]))
+    for positions in axes.values():
+        held = [rows[reason[rows] >= 0] for rows in positions]
+        total = int(np.prod([len(rows) for rows in held], dtype=np.int64))
+        if total:
+            rows = max(held, key=lambda rows: float(sizes[table.component[rows]].mean()))
+            np.add.at(counts, reason[rows], total // len(rows))
+    return counts

@@ -1,0 +1,460 @@
+"""The tracer: rows of labels on every tensor of a forward pass.
+
+It is told of every operation (see `modes`), runs it on stand-ins without memory where it can, finds the rule of the
+operation and lets it set the rows of the results. What has no rule is a barrier: the labels that reach it stay.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from sparsewood.structure.labels import Labels, Reason, Row
+from sparsewood.structure.rules import Rule, find_rule
+from sparsewood.structure.shortcuts import SHORTCUTS
+
+__all__ = ["Axes", "Call", "Cost", "Event", "NeedsValues", "Op", "Span", "Step", "Tracer", "tensors_in"]
+
+log = logging.getLogger(__name__)
+
+_MAX_REAL = 1 << 20
+"""Constants and buffers up to this many elements keep their values."""
+_MAX_CHOICES = 6
+"""Data-dependent truth values in one pass of which both are tried."""
+
+
+class NeedsValues(RuntimeError):
+    """The forward asked for a value that a tensor without memory does not have."""
+
+
+@dataclass(slots=True)
+class Axes:
+    """What the tracer knows of a tensor.
+
+    `rows`: the labels of each axis. `zero`: for each axis, whether the entries at a masked position are 0 (a mask sets
+    every parameter entry of a unit to 0; `sigmoid` makes 0.5 of that). `weight`: computed from parameters alone.
+    `step`: the number of the operation that made the tensor, -1 for parameters. `unread`: rows that must stay if
+    anything reads the tensor, with the reason (positions of a maximum, which mean nothing once others are gone).
+    """
+
+    rows: tuple[Row, ...]
+    zero: tuple[bool, ...]
+    weight: bool = False
+    step: int = -1
+    unread: tuple[tuple[Row, str], ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any position has a label."""
+        return any(row is not None for row in self.rows)
+
+
+@dataclass(slots=True)
+class Op:
+    """One ATen operation: stand-ins for its arguments, and its result.
+
+    `before` is the shape that the first argument had, if the operation writes to it.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    before: tuple[int, ...] = ()
+
+    def get(self, name: str, position: int, default: Any = None) -> Any:
+        """The argument `name`, number `position` of the schema; `default` if it was left out."""
+        return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function that the forward called from Python: what it asked for, before PyTorch took it apart."""
+
+    function: Any
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The labels of one parameter or buffer axis: `start`, `start + 1`, ..."""
+
+    param: str
+    axis: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation in the log: which steps made its operands, and the rows of its first result.
+
+    `weights` are the operands that are parameters or computed from parameters alone; `writes` if it changes one.
+    """
+
+    op: str
+    family: str
+    module: str
+    sources: tuple[int, ...]
+    rows: tuple[Row, ...]
+    weights: tuple[Axes, ...]
+    writes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A tensor that enters (`at="input"`) or leaves (`at="output"`) the `call`-th call of a module."""
+
+    module: str
+    call: int
+    at: str
+    index: int
+    step: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Multiply-adds of one operation: the product of its `sizes`; `rows` says which of them can shrink."""
+
+    op: str
+    module: str
+    sizes: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+
+class Tracer(Labels):
+    """The record of one forward pass, or of several that share their parameters' labels.
+
+    With `real=False` floating-point tensors are meta tensors: shapes without values. Integer inputs, small buffers and
+    what is computed from them alone keep their values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real = False
+        self.spans: list[Span] = []
+        self.steps: list[Step] = []
+        self.events: list[Event] = []
+        self.costs: list[Cost] = []
+        self.complete: tuple[list[Event], list[Cost]] | None = None
+        self.branches: list[str] = []
+        self.modules: list[str] = []
+        self.calls: list[Call] = []
+        self.device = torch.device("cpu")
+        self.choices: list[bool] = []
+        self.chosen: list[bool] = []
+        self.used: set[str] = set()
+        self.ends: set[int] = set()
+        self.sizes: list[Any] = []
+        self.fallback = ""
+        self.training_error = ""
+        self._current: Op | None = None
+        self._twins: dict[int, Tensor] = {}
+        self._dirty: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is used again
+        self._rows: dict[int, tuple[str, tuple[Row, ...]]] = {}
+
+    # ------------------------------------------------------------ parameters
+
+    def register(self, name: str, tensor: Tensor) -> None:
+        """Give every axis of a parameter or buffer its labels; known tensors keep those that they have."""
+        if id(tensor) in self._rows:
+            return
+        rows = tuple(self.fresh(size) for size in tensor.shape)
+        self.spans += [Span(name, axis, int(row[0]) if len(row) else 0, len(row)) for axis, row in enumerate(rows)]
+        self._rows[id(tensor)] = (name, rows)
+        if is_traceable_wrapper_subclass(tensor) or tensor.is_quantized:
+            for row in rows:
+                self.freeze(row, f"{name} is a {type(tensor).__name__}, whose parts cannot be followed")
+
+    def begin(self, *, real: bool) -> None:
+        """Start another pass: new stand-ins, the same labels."""
+        self.real = real
+        self.modules.clear()
+        self.calls.clear()
+        self.chosen.clear()
+        self.events, self.costs = [], []
+        self._twins.clear()
+        self._dirty.clear()
+
+    def _twin(self, tensor: Tensor) -> Tensor:
+        """The stand-in of a tensor: the same for every use of a registered one, which carries its labels."""
+        known = self._twins.get(id(tensor))
+        if known is not None:
+            return known
+        registered = self._rows.get(id(tensor))
+        if registered is None:
+            return tensor
+        name, rows = registered
+        self.used.add(name)
+        plain = tensor.detach()
+        is_buffer = not isinstance(tensor, torch.nn.Parameter)
+        if self.real:
+            twin = plain.clone() if is_buffer else plain
+        elif is_buffer and tensor.numel() <= _MAX_REAL:
+            twin = plain.clone()
+        else:
+            twin = _meta(plain)
+        # A mask sets entries of parameters to zero, never of buffers.
+        _set(twin, Axes(rows, (not is_buffer,) * len(rows), weight=True))
+        self._twins[id(tensor)] = twin
+        return twin
+
+    def parameter_name(self, tensor: Tensor) -> str | None:
+        """The name of the parameter or buffer that `tensor` is, or is the stand-in of; `None` for anything else."""
+        if id(tensor) in self._rows:
+            return self._rows[id(tensor)][0]
+        source = getattr(tensor, "_sparsewood_real", tensor)
+        for key, twin in self._twins.items():
+            if twin is source:
+                return self._rows[key][0]
+        return None
+
+    # ------------------------------------------------------------ what rules ask and say
+
+    def rows(self, tensor: Tensor) -> tuple[Row, ...]:
+        """The rows of a tensor, one for each axis."""
+        axes = _get(tensor)
+        return axes.rows if axes is not None else (None,) * tensor.dim()
+
+    def zero(self, tensor: Tensor) -> tuple[bool, ...]:
+        """For each axis, whether entries at masked positions are 0."""
+        axes = _get(tensor)
+        if axes is None or (self._dirty and _address(tensor) in self._dirty):
+            return (False,) * tensor.dim()
+        return axes.zero
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether a tensor is computed from parameters and constants alone."""
+        axes = _get(tensor)
+        return axes is None or axes.weight
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on neither parameters nor inputs."""
+        return _get(tensor) is None
+
+    def value(self, tensor: Tensor) -> Tensor | None:
+        """The values of a tensor, where they are known."""
+        return getattr(tensor, "_sparsewood_real", None) if tensor.is_meta else tensor
+
+    def set(self, tensor: Tensor, rows: Sequence[Row], zero: Sequence[bool] | None = None) -> None:
+        """The rows of a result, and where its masked positions are 0 (`None`: nowhere)."""
+        assert len(rows) == tensor.dim(), f"{len(rows)} rows for {tensor.dim()} axes"
+        for row, size in zip(rows, tensor.shape, strict=True):
+            assert row is None or len(row) == size, f"a row of {len(row)} labels for an axis of {size}"
+        zero = (False,) * len(rows) if zero is None else tuple(zero)
+        old = _get(tensor)
+        if (
+            old is not None
+            and tensor is self._in_place_target()
+            and (len(old.zero) != len(zero) or any(a and not b for a, b in zip(old.zero, zero, strict=True)))
+        ):
+            self._dirty[_address(tensor)] = tensor.untyped_storage()
+        _set(tensor, Axes(tuple(rows), zero))
+
+    def attach(self, constant: Tensor, rows: Sequence[Row], *, zero: bool) -> None:
+        """The rows of a constant that has the same value at all positions; `zero` if that is 0."""
+        _set(constant, Axes(tuple(rows), (zero,) * len(rows), weight=True))
+
+    def freeze_if_read(self, tensor: Tensor, row: Row, why: str) -> None:
+        """The positions of `row` must stay if anything reads `tensor`, whose rows are set."""
+        axes = _get(tensor)
+        if row is not None and axes is not None:
+            axes.unread += ((row, why),)
+
+    def _in_place_target(self) -> Any:
+        op = self._current
+        return op.args[0] if op is not None and op.args and op.func._schema.is_mutable else None
+
+    def cost(self, *dims: tuple[int, Row]) -> None:
+        """The operation multiplies and adds as often as the product of the sizes in `dims`, pairs of size and row."""
+        name = str(self._current.func) if self._current is not None else self.calls[-1].name
+        sizes, rows = tuple(size for size, _ in dims), tuple(row for _, row in dims)
+        self.costs.append(Cost(name, self.module, sizes, rows))
+
+    @property
+    def module(self) -> str:
+        """The name of the innermost module that is running."""
+        return self.modules[-1] if self.modules else ""
+
+    def place(self) -> tuple[str, str]:
+        """The operation and the module in which something is frozen now."""
+        if self._current is not None:
+            return str(self._current.func), self.module
+        return (self.calls[-1].name if self.calls else ""), self.module
+
+    def reason(self, why: str) -> Reason:
+        """`why`, with the operation, the module and the shapes of the operands."""
+        op = self._current
+        tensors = () if op is None else tensors_in((op.args, op.kwargs))
+        return Reason(*self.place(), " ".join(str(list(tensor.shape)) for tensor in tensors), why)
+
+    def barrier(self, tensors: Iterable[Tensor], why: str) -> None:
+        """Everything that the tensors carry must stay."""
+        for tensor in tensors:
+            axes = _get(tensor)
+            for row, reason in axes.unread if axes is not None else ():
+                self.freeze(row, reason)
+            for row in self.rows(tensor):
+                self.freeze(row, why)
+
+    def finish(self, output: Tensor) -> None:
+        """A result of the network: all of it must stay."""
+        self.barrier([output], "it is an output of the network")
+        axes = _get(output)
+        self.ends.add(-1 if axes is None else axes.step)
+
+    def read_steps(self) -> np.ndarray:
+        """For every step whether the network's results depend on it, as far as operands tell."""
+        read = np.zeros(len(self.steps) + 1, bool)
+        read[list(self.ends)] = True
+        for number in range(len(self.steps) - 1, -1, -1):
+            if read[number] or self.steps[number].writes:
+                read[[number, *self.steps[number].sources]] = True
+        return read[:-1]
+
+    # ------------------------------------------------------------ running
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Carry out one ATen operation and label its results."""
+        given = args
+        args = tuple(map(self._stand_in, args))
+        kwargs = {name: self._stand_in(value) for name, value in kwargs.items()}
+        operands = list(tensors_in(args)) + list(tensors_in(tuple(kwargs.values())))
+        if not self.real and any(tensor.is_meta for tensor in operands):
+            if func is torch.ops.aten._local_scalar_dense.default:
+                return self._choose(operands[0])
+            target = args[0] if func._schema.is_mutable and args else None
+            if isinstance(target, Tensor) and not target.is_meta and _get(target) is None:
+                raise NeedsValues("the forward writes activations into a constant tensor")
+            args = tuple(_without_memory(arg) for arg in args)
+            kwargs = {name: _without_memory(value) for name, value in kwargs.items()}
+            if "device" in kwargs:
+                kwargs["device"] = torch.device("meta")
+            operands = list(tensors_in(args)) + list(tensors_in(tuple(kwargs.values())))
+        before = tuple(args[0].shape) if func._schema.is_mutable and args and isinstance(args[0], Tensor) else ()
+        shortcut = None if self.real else SHORTCUTS.get(func)
+        out = func(*args, **kwargs) if shortcut is None else shortcut(*args, **kwargs)
+        known = [axes for axes in map(_get, operands) if axes is not None]
+        if known:
+            self._label(Op(func, args, kwargs, out, before), operands, known)
+        return given[0] if func._schema.is_mutable and given and out is args[0] else out
+
+    def _stand_in(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._twin(value)
+        if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+            return type(value)(self._stand_in(item) for item in value)
+        return value
+
+    def _choose(self, tensor: Tensor) -> bool:
+        """A truth value that depends on data: what was decided for this pass, or true, with false to be tried later."""
+        if tensor.dtype != torch.bool or len(self.chosen) >= _MAX_CHOICES:
+            raise NeedsValues(f"the forward reads a {tensor.dtype} value that depends on its inputs or weights")
+        number = len(self.chosen)
+        self.chosen.append(self.choices[number] if number < len(self.choices) else True)
+        self.branches.append(self.module)
+        return self.chosen[-1]
+
+    def _label(self, op: Op, operands: list[Tensor], known: list[Axes]) -> None:
+        results = list(tensors_in((op.out,)))
+        weight = all(axes.weight for axes in known)
+        labelled = [axes for axes in known if axes.labelled]
+        for axes in known:
+            for row, why in axes.unread:
+                self.freeze(row, why)
+        self.op, consumed = len(self.steps), len(self.consumed)
+        family, sources = "constant", tuple({axes.step for axes in known if axes.step >= 0})
+        rule = find_rule(op.func)
+        if not labelled and (rule is None or rule.family != "contraction"):  # multiply-adds count in any case
+            for tensor in results:
+                _set(tensor, Axes((None,) * tensor.dim(), (False,) * tensor.dim(), weight))
+        else:
+            self._current = op
+            family = self._apply(op, rule, operands, results)
+            self._current = None
+        for tensor in results:
+            axes = _get(tensor)
+            assert axes is not None
+            axes.weight, axes.step = weight, self.op
+        made = _get(results[0]) if results else None
+        first = () if made is None else made.rows
+        weights = tuple(axes for axes in labelled if axes.weight)
+        if family == "contraction":
+            read = {id(row) for row in self.consumed[consumed:]}
+            self.produced += [row for axes in weights for row in axes.rows if row is not None and id(row) not in read]
+        self.steps.append(Step(str(op.func), family, self.module, sources, first, weights, bool(op.before)))
+
+    def _apply(self, op: Op, rule: Rule | None, operands: list[Tensor], results: list[Tensor]) -> str:
+        fresh = [tensor for tensor in results if not any(tensor is operand for operand in operands)]
+        if rule is None:
+            self.barrier(operands, "there is no rule for this operation")
+            family = "barrier"
+        else:
+            family = rule.family
+            try:
+                rule.apply(self, op)
+            except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+                log.debug("the rule of %s failed", op.func, exc_info=True)
+                self.barrier(operands, f"its rule failed: {type(error).__name__}: {error}")
+                family = "barrier"
+        missing = [tensor for tensor in fresh if _get(tensor) is None]
+        if missing and family != "barrier":
+            self.barrier(operands, "its rule does not say what a result is made of")
+        for tensor in missing if family != "barrier" else results:
+            _set(tensor, Axes((None,) * tensor.dim(), (False,) * tensor.dim()))
+        return family
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among `values` and in the lists and tuples among them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(value)
+        elif isinstance(value, dict):
+            yield from tensors_in(value.values())
+
+
+def _get(tensor: Tensor) -> Axes | None:
+    return getattr(tensor, "_sparsewood_axes", None)
+
+
+def _set(tensor: Tensor, axes: Axes) -> None:
+    tensor._sparsewood_axes = axes  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    if tensor.layout is not torch.strided:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _without_memory(value: Any) -> Any:
+    """Real tensors as meta tensors that remember their values."""
+    if isinstance(value, Tensor):
+        if value.is_meta:
+            return value
+        meta = _meta(value)
+        meta._sparsewood_real = value  # pyright: ignore[reportAttributeAccessIssue]
+        axes = _get(value)
+        if axes is not None:
+            _set(meta, axes)
+        return meta
+    if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+        return type(value)(map(_without_memory, value))
+    return value
