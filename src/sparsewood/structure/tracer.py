@@ -375,7 +375,7 @@ class Tracer(Labels):
         self.op, consumed = len(self.steps), len(self.consumed)
         family, sources = "constant", tuple({axes.step for axes in known if axes.step >= 0})
         rule = find_rule(op.func)
-        if not labelled and (rule is None or rule.family != "contraction"):  # multiply-adds count in any case
+        if not labelled and (rule is None or not rule.always):
             for tensor in results:
                 _set(tensor, Axes((None,) * tensor.dim(), (False,) * tensor.dim(), weight))
         else:

@@ -114,9 +114,19 @@ def _state(model: nn.Module) -> dict[str, object]:
     values["grad mode"] = torch.is_grad_enabled()
     for name, module in model.named_modules():
         for key, value in vars(module).items():
-            plain = isinstance(value, bool | int | float | str | tuple | list)
-            values[f"{name}.{key}"] = (type(value), repr(value) if plain else id(value))
+            values[f"{name}.{key}" if name else key] = (type(value), _contents(value))
     return values
+
+
+def _contents(value: object) -> object:
+    """What is compared of an attribute: plain values, and which objects are in a container, such as a cache."""
+    if isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {str(key): _contents(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_contents(item) for item in value]
+    return id(value)
 
 
 def _comparable(groups: Iterable[Group]) -> dict[str, object]:
@@ -149,7 +159,7 @@ class _Values:
             sample = self._sample(group.units, units)
             for check, difference, why_not in (
                 ("leak", self._leak, self._not_read_by_weights(group)),
-                ("removal", self._removal, ""),
+                ("removal", self._removal, "" if group.units > 1 else "it is the only unit"),
             ):
                 if why_not:
                     self.skipped[group.name, check] = why_not

@@ -22,10 +22,11 @@ Family = Literal["pointwise", "activation", "normalization", "movement", "contra
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule and the family of its operation."""
+    """A rule and the family of its operation; `always`: it is asked even if no operand has labels."""
 
     apply: Callable[[Tracer, Op], None]
     family: Family
+    always: bool
 
 
 _rules: dict[Any, Rule] = {}
@@ -46,13 +47,18 @@ _FILES = (
 )
 
 
-def rule(*ops: Any, family: Family) -> Callable[[Callable[[Tracer, Op], None]], Callable[[Tracer, Op], None]]:
-    """Register a rule for ATen operations, given as packets (`aten.add`) or overloads (`aten.add.Tensor`)."""
+def rule(
+    *ops: Any, family: Family, always: bool = False
+) -> Callable[[Callable[[Tracer, Op], None]], Callable[[Tracer, Op], None]]:
+    """Register a rule for ATen operations, given as packets (`aten.add`) or overloads (`aten.add.Tensor`).
+
+    Contractions are asked even if no operand has labels, for their multiply-adds; others only if `always`.
+    """
 
     def register(function: Callable[[Tracer, Op], None]) -> Callable[[Tracer, Op], None]:
         for op in ops:
             assert op not in _rules, f"two rules for {op}"
-            _rules[op] = Rule(function, family)
+            _rules[op] = Rule(function, family, always or family == "contraction")
         return function
 
     return register

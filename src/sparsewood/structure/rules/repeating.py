@@ -26,7 +26,7 @@ _FREE = -1
 """A size that was not given."""
 
 
-@rule(*present("expand expand_copy"), family="movement")
+@rule(*present("expand expand_copy"), family="movement", always=True)
 def _expand(t: Tracer, op: Op) -> None:
     """An axis of one position is repeated: who owns that position must keep it; other axes stay as they are."""
     x, shape = op.args[0], op.out.shape

@@ -113,6 +113,15 @@ def _offsets() -> Tensor:
     return offsets[..., 0] * 3 + offsets[..., 1]
 
 
+def _cached_bias(net: Any, x: Tensor) -> Tensor:
+    """The learnt bias is looked up once and kept in a dict of the module, as inference code does."""
+    if "bias" not in net.cache:
+        net.cache["bias"] = net.table[net.index]
+    q, k, v = (_heads(part, net.heads) for part in net.qkv(x).chunk(3, -1))
+    weights = (q @ k.transpose(-2, -1) + net.cache["bias"].permute(2, 0, 1)).softmax(-1)
+    return net.last((weights @ v).transpose(1, 2).flatten(2))
+
+
 def _over_channels(net: Any, x: Tensor) -> Tensor:
     b, n, _ = x.shape
     q, k, v = net.qkv(x).reshape(b, n, 3, net.heads, -1).permute(2, 0, 3, 4, 1)
@@ -173,6 +182,12 @@ ATTENTION = (
         "window_attention",
         lambda: _hand(_window, fused=True, table=nn.Parameter(torch.randn(9, 2)), index=_offsets()),
         sequence(6, 16),
+        (Coupled(2, "qkv.*:0*12 table:1 last.weight:1*4"),),
+    ),
+    Toy(
+        "cached_bias",
+        lambda: _hand(_cached_bias, fused=True, table=nn.Parameter(torch.randn(9, 2)), index=_offsets(), cache={}),
+        sequence(6, 4),
         (Coupled(2, "qkv.*:0*12 table:1 last.weight:1*4"),),
     ),
     Toy(
