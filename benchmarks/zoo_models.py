@@ -118,7 +118,7 @@ def _timm(name: str) -> tuple[nn.Module, Tensor]:
     ensure_torchvision()
     import timm
 
-    model = timm.create_model(name, pretrained=False)
+    model = timm.create_model(name, pretrained=False, num_classes=1000)
     return model, torch.randn(2, *model.default_cfg["input_size"])  # pyright: ignore
 
 

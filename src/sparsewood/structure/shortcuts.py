@@ -38,8 +38,16 @@ def _group_norm(x: Tensor, *others: Any) -> tuple[Tensor, ...]:
     return _like(x), statistic, _like(statistic)
 
 
+def _grouped_mm(left: Tensor, right: Tensor, *_: Any, **others: Any) -> Tensor:
+    if left.dim() == 2 and right.dim() == 3:
+        return torch.empty((left.shape[0], right.shape[2]), dtype=left.dtype, device="meta")
+    return _aten._grouped_mm.default(left, right, *_, **others)
+
+
 SHORTCUTS: dict[Any, Any] = {
     _aten.native_batch_norm.default: _batch_norm,
     _aten.native_layer_norm.default: _layer_norm,
     _aten.native_group_norm.default: _group_norm,
 }
+if hasattr(_aten, "_grouped_mm"):  # not in older versions; its own shape function knows one precision only
+    SHORTCUTS[_aten._grouped_mm.default] = _grouped_mm

@@ -19,11 +19,11 @@ from sparsewood.structure import Group, Slice, Structure
 from sparsewood.structure.record import Record
 from sparsewood.structure.sizes import Attribute, SizeUse
 from sparsewood.structure.tracer import Step
+from sparsewood.testing.resizing import assign, integer_sizes, put, sizes_follow, swapped
 
 __all__ = ["Numbers", "parameter_slices", "readers_without_weights"]
 
 _MAX_TRIES = 2
-_FOLLOWING = ("groups", "input_size", "hidden_size", "proj_size", "normalized_shape")
 
 
 class Numbers:
@@ -69,7 +69,8 @@ class Numbers:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             torch.default_generator.manual_seed(0)
             positional, keywords = inputs.arguments(self.inputs)
-            return [x.detach().clone() for x in _leaves(self.model(*positional, **keywords))]
+            with _without_memory(self.model):
+                return [x.detach().clone() for x in _leaves(self.model(*positional, **keywords))]
 
     def _fill(self, slices: Iterable[Slice], unit: int, value: float | None) -> None:
         """Set the unit's entries to `value`, or to random numbers."""
@@ -107,15 +108,15 @@ class Numbers:
                     tensor = tensor.index_select(one.axis, torch.from_numpy(np.flatnonzero(one.owner != unit)))
             is_parameter = isinstance(self.tensors[name], nn.Parameter)
             replaced[id(self.tensors[name])] = nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
-        saved = [(m, dict(m._parameters), dict(m._buffers), _sizes(m)) for m in self.model.modules()]
+        saved = [(m, dict(m._parameters), dict(m._buffers), integer_sizes(m)) for m in self.model.modules()]
         try:
             for module, parameters, buffers, _ in saved:
-                _put(module, _swapped(parameters, replaced), _swapped(buffers, replaced))
-            with _sizes_follow(self.model):
+                put(module, swapped(parameters, replaced), swapped(buffers, replaced))
+            with sizes_follow(self.model):
                 yield
         finally:
             for module, parameters, buffers, sizes in saved:
-                _put(module, parameters, buffers)
+                put(module, parameters, buffers)
                 vars(module).update(sizes)
 
     @contextmanager
@@ -131,26 +132,36 @@ class Numbers:
                 sizes[use.expression] = min(left, sizes.get(use.expression, left))
         try:
             for attribute, value in sizes.items():
-                _assign(vars(self.model.get_submodule(attribute.module)), (attribute.name, *attribute.path), value)
+                assign(vars(self.model.get_submodule(attribute.module)), (attribute.name, *attribute.path), value)
             yield
         finally:
             for attribute in sizes:
                 place = (attribute.name, *attribute.path)
-                _assign(vars(self.model.get_submodule(attribute.module)), place, attribute.value)
+                assign(vars(self.model.get_submodule(attribute.module)), place, attribute.value)
 
 
-def _assign(container: Any, path: tuple[int | str, ...], value: int) -> None:
-    """Set the integer that `path` leads to through lists, tuples, and objects."""
-    key, *rest = path
-    inner = container[key] if rest else None
-    if isinstance(inner, tuple):
-        items: list[Any] = list(inner)
-        _assign(items, tuple(rest), value)
-        container[key] = tuple(items)
-    elif rest:
-        _assign(inner if isinstance(inner, list) else vars(inner), tuple(rest), value)
-    else:
-        container[key] = value
+@contextmanager
+def _without_memory(model: nn.Module) -> Iterator[None]:
+    """What a forward keeps in attributes of modules, such as a cache, is forgotten behind the block."""
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    containers = [
+        (value, copy.copy(value))
+        for _, values in attributes
+        for name, value in values.items()
+        if type(value) in (dict, list) and not name.startswith("_")
+    ]
+    try:
+        yield
+    finally:
+        for module, values in attributes:
+            vars(module).clear()
+            vars(module).update(values)
+        for value, before in containers:
+            value.clear()
+            if isinstance(value, dict):
+                value.update(before)
+            else:
+                value.extend(before)
 
 
 def parameter_slices(group: Group, record: Record) -> list[Slice]:
@@ -204,53 +215,6 @@ def _listed(record: Record, rows: Iterable[np.ndarray | None]) -> list[int]:
         if row is not None:
             found += np.unique(record.component[row[row > 0]]).tolist()
     return found
-
-
-def _recurrent_sizes(module: nn.RNNBase) -> dict[str, int]:
-    weight, into = module.get_parameter("weight_hh_l0"), module.get_parameter("weight_ih_l0")
-    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    projected = weight.shape[1] if module.proj_size else 0
-    return {"input_size": into.shape[1], "hidden_size": weight.shape[0] // gates, "proj_size": projected}
-
-
-def _sizes(module: nn.Module) -> dict[str, Any]:
-    """The attributes of PyTorch's own modules that `_sizes_follow` sets."""
-    return {name: vars(module)[name] for name in _FOLLOWING if name in vars(module)}
-
-
-@contextmanager
-def _sizes_follow(model: nn.Module) -> Iterator[None]:
-    """PyTorch's own modules take their sizes from their weights and inputs."""
-    hooks = []
-    for module in model.modules():
-        if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1 and not module.transposed:
-            hooks.append(module.register_forward_pre_hook(_regroup))
-        elif isinstance(module, nn.RNNBase):
-            vars(module).update(_recurrent_sizes(module))
-        elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and isinstance(module.weight, Tensor):
-            module.normalized_shape = tuple(module.weight.shape)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _regroup(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-    assert isinstance(module, nn.modules.conv._ConvNd)
-    axis = -1 - len(module.kernel_size)
-    module.groups = arguments[0].shape[axis] // module.weight.shape[1]
-
-
-def _put(module: nn.Module, parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> None:
-    module._parameters.update(parameters)
-    module._buffers.update(buffers)
-    if isinstance(module, nn.RNNBase):  # it keeps a list of its weights
-        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
-
-
-def _swapped(tensors: Mapping[str, Tensor | None], replaced: Mapping[int, Tensor]) -> dict[str, Tensor | None]:
-    return {name: replaced.get(id(tensor), tensor) for name, tensor in tensors.items()}
 
 
 def _double(tensor: Tensor) -> Tensor:

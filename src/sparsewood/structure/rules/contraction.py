@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparsewood.structure.labels import Row
 from sparsewood.structure.rules import Family, rule
+from sparsewood.structure.rules.pointwise import present
 from sparsewood.structure.tracer import Step, _get
 
 if TYPE_CHECKING:
@@ -237,9 +238,27 @@ def _distances(t: Tracer, op: Op) -> None:
     t.set(op.out, (*lead, t.rows(first)[-2], t.rows(second)[-2]))
 
 
-# ---------------------------------------------------------------- embeddings
-
 _CHOSEN = "its positions are chosen by data"
+
+
+@rule(*present("_grouped_mm"), family="contraction")
+def _grouped(t: Tracer, op: Op) -> None:
+    """Every row meets the matrix of its group: couples what is summed over; which group it is depends on data."""
+    left, right = op.args[:2]
+    if left.dim() != 2 or right.dim() != 3:
+        t.barrier((left, right), "its groups cut the axis that is summed over")
+        t.set(op.out, (None,) * op.out.dim())
+        return
+    groups, _, outer = t.rows(right)
+    t.freeze(groups, _CHOSEN)
+    summed = sum_over(t, Factor.of(t, left, 1), Factor.of(t, right, 1))
+    t.cost((left.shape[0], None), (left.shape[1], summed), (right.shape[2], outer))
+    rows, zero = [t.rows(left)[0], outer], [t.zero(left)[0], t.zero(right)[2]]
+    add_bias(t, rows, zero, op.get("bias", 3), op.out.shape)
+    t.set(op.out, rows, zero)
+
+
+# ---------------------------------------------------------------- embeddings
 
 
 @rule(aten.embedding, family="contraction")

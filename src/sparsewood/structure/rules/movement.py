@@ -114,6 +114,12 @@ def _stay(t: Tracer, op: Op, axes: Iterable[int], why: str) -> None:
     t.set(op.out, rows, t.zero(x))
 
 
+@rule(*present("tril triu tril_ triu_"), family="movement")
+def _triangle(t: Tracer, op: Op) -> None:
+    """What is kept depends on the places along the last two axes, which stay."""
+    _stay(t, op, (-2, -1), "it is one side of a triangle")
+
+
 @rule(aten.unfold, aten.unfold_copy, family="movement")
 def _unfold(t: Tracer, op: Op) -> None:
     """Windows of a fixed length move along an axis, which stays; a new last axis holds the places in a window."""
