@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 import sparsewood as sw
 from sparsewood.structure import Structure
+from sparsewood.structure.axes import axes_of
 from sparsewood.structure.modes import Functions, Operations
-from sparsewood.structure.tracer import Tracer, _get
+from sparsewood.structure.tracer import Tracer
 from sparsewood.testing import Coupled, check_structure
 
 Rows = list[int] | None
@@ -31,7 +32,7 @@ class Traced:
             tensor = nn.Parameter(torch.randn(shape), requires_grad=False)
             self.tracer.register(str(number), tensor)
             tensors.append(tensor)
-            axes = _get(self.tracer._twin(tensor))
+            axes = axes_of(self.tracer.stand_in(tensor))
             assert axes is not None
             axes.weight = False
         with torch.no_grad(), Operations(self.tracer), Functions(self.tracer):
@@ -121,7 +122,7 @@ def test_one_step_that_says_what_it_does() -> None:
     assert tracer.costs[0].op == "scaled_dot_product_attention"
     step = tracer.steps[-1]
     assert (step.op, step.family, step.rows) == ("scaled_dot_product_attention", "contraction", rows)
-    axes = _get(traced.out)
+    axes = axes_of(traced.out)
     assert axes is not None
     assert axes.step == len(tracer.steps) - 1
     assert {number for _, _, number in tracer.edges} == {axes.step}

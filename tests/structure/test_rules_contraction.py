@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsewood.structure.axes import axes_of
 from sparsewood.structure.modes import Functions, Operations
 from sparsewood.structure.solve import _components as _solve
-from sparsewood.structure.tracer import Tracer, _get
+from sparsewood.structure.tracer import Tracer
 
 Shapes = Sequence[tuple[int, ...]]
 
@@ -32,7 +33,7 @@ class Traced:
         self.tracer.begin(real=real)
         for number, tensor in enumerate(self.tensors):
             self.tracer.register(str(number), tensor)
-            axes = _get(self.tracer._twin(tensor))
+            axes = axes_of(self.tracer.stand_in(tensor))
             assert axes is not None
             axes.weight = number not in activations
         with torch.no_grad(), Operations(self.tracer), Functions(self.tracer):

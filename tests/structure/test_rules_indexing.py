@@ -24,7 +24,7 @@ class Indexed:
             self.tracer.register(str(number), tensor)
         self.tracer.begin(real=real)
         with torch.no_grad(), Operations(self.tracer), Functions(self.tracer):
-            self.out = self.tracer._twin(function(*self.tensors))
+            self.out = self.tracer.stand_in(function(*self.tensors))
 
     @property
     def rows(self) -> list[list[int] | None]:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsewood.structure.axes import tensors_in
 from sparsewood.structure.groups import assemble
 from sparsewood.structure.modes import Functions, Operations
-from sparsewood.structure.tracer import Tracer, tensors_in
+from sparsewood.structure.tracer import Tracer
 
 Function = Callable[..., Any]
 
@@ -37,7 +38,7 @@ class Moved:
             self.tracer.register(str(number), tensor)
         with torch.no_grad(), Operations(self.tracer), Functions(self.tracer):
             results = list(tensors_in((function(*self.tensors),)))
-        self.results = [self.tracer._twin(result) for result in results]
+        self.results = [self.tracer.stand_in(result) for result in results]
         structure = assemble(self.tracer, nn.ParameterList(self.tensors), "heads")
         self.component = structure.record.component
         starts = {(span.param, span.axis): span.start for span in self.tracer.spans}

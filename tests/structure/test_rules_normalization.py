@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from sparsewood.structure.axes import Axes, set_axes
 from sparsewood.structure.integers import attributes_tracked
+from sparsewood.structure.log import Op
 from sparsewood.structure.modes import Functions, Operations
 from sparsewood.structure.rules import find_rule
 from sparsewood.structure.solve import _components as _solve
-from sparsewood.structure.tracer import Axes, Op, Tracer, _set
+from sparsewood.structure.tracer import Tracer
 
 
 class Traced:
@@ -101,7 +103,7 @@ def test_without_weight_the_running_mean_is_left() -> None:
 
 def test_channels_of_the_input_image_hold_the_batch_norm() -> None:
     image = torch.empty(2, 3, 4, 4, device="meta")
-    _set(image, Axes((None,) * 4, (False,) * 4))
+    set_axes(image, Axes((None,) * 4, (False,) * 4))
     norm = nn.BatchNorm2d(3).eval()
     traced = Traced(norm, 1, run=lambda _: norm(image))
     assert traced.frozen == {
@@ -118,7 +120,7 @@ def test_channels_of_the_input_image_hold_the_batch_norm() -> None:
 def test_instance_norm_binds_its_vectors_to_the_channel(track: bool, training: bool, real: bool) -> None:
     norm = nn.InstanceNorm2d(3, affine=True, track_running_stats=track).train(training)
     images = torch.randn(2, 1, 4, 4) if real else torch.empty(2, 1, 4, 4, device="meta")
-    _set(images, Axes((None,) * 4, (False,) * 4))
+    set_axes(images, Axes((None,) * 4, (False,) * 4))
     traced = Traced(norm, 3, 1, 1, real=real, run=lambda x: norm(images * x))
     channel = traced.axis("x")
     assert len(set(channel)) == 3
@@ -166,7 +168,7 @@ def test_fused_rms_norm_is_the_same() -> None:
     tracer, twins = Tracer(), {}
     for name, shape in (("x", (2, 4)), ("weight", (4,))):
         tracer.register(name, parameter := nn.Parameter(torch.zeros(shape)))
-        twins[name] = tracer._twin(parameter)
+        twins[name] = tracer.stand_in(parameter)
     out, scale = torch.empty(2, 4), torch.empty(2, 1)
     rule = find_rule(fused.default)
     assert rule is not None

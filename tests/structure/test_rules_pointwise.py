@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsewood.structure.axes import Axes, set_axes
 from sparsewood.structure.modes import Functions, Operations
 from sparsewood.structure.rules import find_rule
-from sparsewood.structure.tracer import Axes, Tracer, _set
+from sparsewood.structure.tracer import Tracer
 
 
 def run(
@@ -27,7 +28,7 @@ def run(
         tracer.register(str(index), tensor)
     with torch.no_grad(), Operations(tracer), Functions(tracer):
         out = function(*tensors)
-    return tracer, out, [tracer._twin(tensor) for tensor in tensors]
+    return tracer, out, [tracer.stand_in(tensor) for tensor in tensors]
 
 
 def labels(tracer: Tracer, tensor: Tensor) -> list[list[int] | None]:
@@ -62,7 +63,7 @@ def test_a_single_position_that_is_spread_over_an_axis_stays() -> None:
 
 def test_an_axis_that_meets_activations_without_labels_stays() -> None:
     image = torch.empty(2, 3, device="meta")
-    _set(image, Axes((None, None), (False, False)))
+    set_axes(image, Axes((None, None), (False, False)))
     tracer, out, _ = run(lambda x: x + image, (3,))
     assert labels(tracer, out) == [None, None]
     assert frozen(tracer) == {1, 2, 3}

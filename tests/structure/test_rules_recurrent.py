@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import sparsewood as sw
 from sparsewood.structure import Group, Structure
+from sparsewood.structure.axes import axes_of
 from sparsewood.structure.modes import Functions, Operations
-from sparsewood.structure.tracer import Tracer, _get
+from sparsewood.structure.tracer import Tracer
 from sparsewood.testing import Coupled, check_structure
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
@@ -260,7 +261,7 @@ class Called:
             tensors |= {f"state{number}": state for number, state in enumerate(states)}
         for name, tensor in tensors.items():
             self.tracer.register(name, tensor)
-        axes = _get(self.tracer._twin(tensors["x"]))
+        axes = axes_of(self.tracer.stand_in(tensors["x"]))
         assert axes is not None
         axes.weight = False
         params = [tensors[name] for name in ("ih", "hh", "bi", "bh")]
@@ -293,7 +294,7 @@ def test_zeros_whose_size_is_written_in_the_forward_keep_their_units(real: bool)
     (step,) = [step for step in called.tracer.steps if step.op == "lstm"]
     assert step.family == "contraction"
     assert len(step.weights) == 4
-    assert all(_get(tensor).step == called.tracer.steps.index(step) for tensor in called.out)  # pyright: ignore
+    assert all(axes_of(tensor).step == called.tracer.steps.index(step) for tensor in called.out)  # pyright: ignore
 
 
 @BOTH

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsewood.structure.axes import Axes, set_axes, tensors_in
 from sparsewood.structure.modes import Functions, Operations
-from sparsewood.structure.tracer import Axes, Tracer, _set, tensors_in
+from sparsewood.structure.tracer import Tracer
 
 
 class Traced:
@@ -86,7 +87,7 @@ def test_a_number_has_no_axes_to_reduce() -> None:
 
 def test_activations_without_labels_along_the_axis_are_reduced_exactly() -> None:
     batch = torch.empty(5, 1, device="meta")
-    _set(batch, Axes((None, None), (False, False)))
+    set_axes(batch, Axes((None, None), (False, False)))
     traced = Traced(lambda x, y: (x * y).sigmoid().mean(0), 3, others=(batch,))
     assert traced.rows() == [[1, 2, 3]]
     assert not traced.kinds
@@ -193,7 +194,7 @@ def test_folding_what_was_never_unfolded_keeps_the_places() -> None:
 
 def test_sampling_at_coordinates_keeps_the_channel() -> None:
     grid = torch.empty(1, 5, 5, 2, device="meta")
-    _set(grid, Axes((None,) * 4, (False,) * 4))
+    set_axes(grid, Axes((None,) * 4, (False,) * 4))
     traced = Traced(lambda x, g: F.grid_sample(x, g, align_corners=False), 1, 3, 4, 4, others=(grid,))
     assert traced.rows() == [None, [2, 3, 4], None, None]
     assert traced.zero()[1]

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsewood.structure.axes import tensors_in
 from sparsewood.structure.groups import assemble
 from sparsewood.structure.modes import Functions, Operations
-from sparsewood.structure.tracer import Tracer, tensors_in
+from sparsewood.structure.tracer import Tracer
 
 KINDS = {
     "n": "normalised over units",
@@ -45,7 +46,7 @@ class Removal:
             self.tracer.register(str(index), tensor)
         with torch.no_grad(), Operations(self.tracer), Functions(self.tracer):
             results = list(tensors_in((function(*self.tensors),)))
-        self.results = [self.tracer._twin(result) for result in results]
+        self.results = [self.tracer.stand_in(result) for result in results]
         record = assemble(self.tracer, nn.ParameterList(self.tensors), "heads").record
         self.component = record.component
         self.frozen = set(record.reasons_of)

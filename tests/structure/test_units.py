@@ -21,8 +21,9 @@ from sparsewood.structure.counts import (
     parameters_of_units,
 )
 from sparsewood.structure.groups import assemble
+from sparsewood.structure.log import Call
 from sparsewood.structure.structure import Structure
-from sparsewood.structure.tracer import Call, Tracer
+from sparsewood.structure.tracer import Tracer
 from sparsewood.structure.units import to_masks, to_units
 from sparsewood.types import Masks
 

@@ -14,11 +14,13 @@ from typing import Any
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
+from sparsewood.structure.axes import tensors_in
 from sparsewood.structure.expressions import Expression, Size
 from sparsewood.structure.integers import row_of
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Call
 from sparsewood.structure.sizes import SizeUse
-from sparsewood.structure.tracer import Call, Tracer, tensors_in
+from sparsewood.structure.tracer import Tracer
 from sparsewood.structure.tracked import Tracked, expression_of, note_number, same_labels
 
 __all__ = ["argument", "asked_by", "given", "given_all", "note_integers", "record", "sizes_of", "trusted"]

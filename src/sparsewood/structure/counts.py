@@ -7,9 +7,9 @@ from math import prod
 
 import numpy as np
 
+from sparsewood.structure.log import Cost
 from sparsewood.structure.record import Record
 from sparsewood.structure.structure import Slice, Structure
-from sparsewood.structure.tracer import Cost
 
 __all__ = [
     "buffers_of_units",

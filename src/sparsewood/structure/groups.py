@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
+from sparsewood.structure.log import Span
 from sparsewood.structure.record import FrozenBy, Record
 from sparsewood.structure.solve import solve
 from sparsewood.structure.structure import Barrier, Group, Role, Slice, Structure
 from sparsewood.structure.taps import with_taps
-from sparsewood.structure.tracer import Span, Tracer
+from sparsewood.structure.tracer import Tracer
 
 __all__ = ["assemble"]
 

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsewood.structure.axes import axes_of
 from sparsewood.structure.expressions import Attribute, Size, leaves
 from sparsewood.structure.labels import Row
 from sparsewood.structure.sizes import Comparison, SizeUse
-from sparsewood.structure.tracer import Tracer, _get
+from sparsewood.structure.tracer import Tracer
 from sparsewood.structure.tracked import Number, Tracked
 
 __all__ = ["attributes_tracked", "number_of_elements", "shape_of", "size_of", "tracked_shape"]
@@ -52,7 +53,7 @@ _PARAMETER_AXES: dict[type[nn.Module], dict[str, int]] = {
 
 def row_of(trace: Tracer, tensor: Tensor) -> tuple[Row, ...] | None:
     """The rows of a tensor of the forward, parameters included; `None` if nobody owns any of its axes."""
-    axes = _get(tensor)
+    axes = axes_of(tensor)
     if axes is None:
         registered = trace._rows.get(id(tensor))
         return None if registered is None else registered[1]

@@ -17,9 +17,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsewood.structure.asked import note_integers
+from sparsewood.structure.axes import axes_of
 from sparsewood.structure.integers import number_of_elements, shape_of, size_of
+from sparsewood.structure.log import Call, Event
 from sparsewood.structure.rules import find_function_rule, find_rule
-from sparsewood.structure.tracer import Call, Event, Tracer, _get
+from sparsewood.structure.tracer import Tracer
 
 __all__ = ["Functions", "Operations", "modules_of"]
 
@@ -146,6 +148,6 @@ def _observe(trace: Tracer, at: str, call: int, values: Any) -> None:
     values = values if isinstance(values, tuple | list) else (values,)
     with torch._C.DisableTorchFunction():
         for index, value in enumerate(values):
-            axes = _get(value) if isinstance(value, Tensor) else None
+            axes = axes_of(value) if isinstance(value, Tensor) else None
             if axes is not None and axes.step >= 0 and axes.labelled:
                 trace.events.append(Event(trace.module, call, at, index, axes.step, axes.rows))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sparsewood.structure.labels import Reason, Split
+from sparsewood.structure.log import Cost, Event, Span, Step
 from sparsewood.structure.split import Side
-from sparsewood.structure.tracer import Cost, Event, Span, Step
 
 __all__ = ["FrozenBy", "Record"]
 

@@ -16,9 +16,9 @@ from dataclasses import replace
 import numpy as np
 
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Event, Step
 from sparsewood.structure.record import Record
 from sparsewood.structure.structure import Group, Tap
-from sparsewood.structure.tracer import Event, Step
 
 __all__ = ["with_taps"]
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from sparsewood import inputs
 from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.snapshot import untouched
+from sparsewood.structure.axes import Axes, meta_like, set_axes
 from sparsewood.structure.groups import assemble
 from sparsewood.structure.integers import attributes_tracked
 from sparsewood.structure.modes import Functions, Operations, modules_of
 from sparsewood.structure.structure import Structure
-from sparsewood.structure.tracer import Axes, NeedsValues, Tracer, _meta, _set
+from sparsewood.structure.tracer import NeedsValues, Tracer
 
 __all__ = ["trace"]
 
@@ -58,7 +59,7 @@ def trace(model: nn.Module, example_inputs: Any, *, attention: Literal["heads", 
     inner = _unwrapped(model)
     tracer = Tracer()
     names = {id(tensor): name for name, tensor in _tensors(model)}
-    with untouched(inner, training=False), _quiet():
+    with _attributes_kept(inner), untouched(inner, training=False), _quiet():
         for _, tensor in _tensors(inner):
             tracer.register(names[id(tensor)], tensor)
         _passes(inner, example_inputs, tracer)
@@ -81,6 +82,36 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             model = model._orig_mod  # pyright: ignore[reportAssignmentType]
         else:
             return model
+
+
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """What the forward assigns to attributes, or puts into dicts and lists (caches), has no values: it is taken back."""
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    held = [value for _, known in attributes for value in known.values() if type(value) in (dict, list, set)]
+    copies = [(value, value.copy()) for value in held]
+    try:
+        yield
+    finally:
+        for now, before in attributes:
+            for name in now.keys() - before.keys():
+                del now[name]
+            for name, value in before.items():
+                if name not in now or now[name] is not value:
+                    now[name] = value
+        for value, copy in copies:
+            _put_back(value, copy)
+
+
+def _put_back(value: Any, before: Any) -> None:
+    """The contents that a dict, list or set had, where they changed."""
+    if isinstance(value, dict):
+        same = value.keys() == before.keys() and all(value[key] is before[key] for key in before)
+    else:
+        same = len(value) == len(before) and all(a is b for a, b in zip(value, before, strict=True))
+    if not same:
+        value.clear()
+        value.extend(before) if isinstance(value, list) else value.update(before)
 
 
 @contextmanager
@@ -172,10 +203,10 @@ def _input(tensor: Tensor, tracer: Tracer) -> Tensor:
         tensor = tensor.to(tracer.device)
         stand_in = tensor.detach().view_as(tensor)
     elif tensor.is_floating_point() or tensor.is_complex():
-        stand_in = _meta(tensor)
+        stand_in = meta_like(tensor)
     else:
         stand_in = tensor.to(tracer.device).detach().clone()
-    _set(stand_in, Axes((None,) * tensor.dim(), (False,) * tensor.dim()))
+    set_axes(stand_in, Axes((None,) * tensor.dim(), (False,) * tensor.dim()))
     return stand_in
 
 

@@ -7,8 +7,7 @@ operation and lets it set the rows of the results. What has no rule is a barrier
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from sparsewood.structure.axes import Axes, axes_of, meta_like, set_axes, tensors_in, value_of, without_memory
 from sparsewood.structure.labels import Labels, Reason, Row
-from sparsewood.structure.rules import Rule, find_rule
+from sparsewood.structure.log import Call, Cost, Event, Op, Span, Step
+from sparsewood.structure.rules import Family, Rule, find_rule
 from sparsewood.structure.shortcuts import SHORTCUTS
 
-__all__ = ["Axes", "Call", "Cost", "Event", "NeedsValues", "Op", "Span", "Step", "Tracer", "tensors_in"]
+__all__ = ["NeedsValues", "Tracer"]
 
 log = logging.getLogger(__name__)
 
@@ -32,104 +33,6 @@ _MAX_CHOICES = 6
 
 class NeedsValues(RuntimeError):
     """The forward asked for a value that a tensor without memory does not have."""
-
-
-@dataclass(slots=True)
-class Axes:
-    """What the tracer knows of a tensor.
-
-    `rows`: the labels of each axis. `zero`: for each axis, whether the entries at a masked position are 0 (a mask sets
-    every parameter entry of a unit to 0; `sigmoid` makes 0.5 of that). `weight`: computed from parameters alone.
-    `step`: the number of the operation that made the tensor, -1 for parameters. `unread`: rows that must stay if
-    anything reads the tensor, with the reason (positions of a maximum, which mean nothing once others are gone).
-    """
-
-    rows: tuple[Row, ...]
-    zero: tuple[bool, ...]
-    weight: bool = False
-    step: int = -1
-    unread: tuple[tuple[Row, str], ...] = ()
-
-    @property
-    def labelled(self) -> bool:
-        """Whether any position has a label."""
-        return any(row is not None for row in self.rows)
-
-
-@dataclass(slots=True)
-class Op:
-    """One ATen operation: stand-ins for its arguments, and its result.
-
-    `before` is the shape that the first argument had, if the operation writes to it.
-    """
-
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    out: Any
-    before: tuple[int, ...] = ()
-
-    def get(self, name: str, position: int, default: Any = None) -> Any:
-        """The argument `name`, number `position` of the schema; `default` if it was left out."""
-        return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A function that the forward called from Python: what it asked for, before PyTorch took it apart."""
-
-    function: Any
-    name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The labels of one parameter or buffer axis: `start`, `start + 1`, ..."""
-
-    param: str
-    axis: int
-    start: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One operation in the log: which steps made its operands, and the rows of its first result.
-
-    `weights` are the operands that are parameters or computed from parameters alone; `writes` if it changes one.
-    """
-
-    op: str
-    family: str
-    module: str
-    sources: tuple[int, ...]
-    rows: tuple[Row, ...]
-    weights: tuple[Axes, ...]
-    writes: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A tensor that enters (`at="input"`) or leaves (`at="output"`) the `call`-th call of a module."""
-
-    module: str
-    call: int
-    at: str
-    index: int
-    step: int
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Multiply-adds of one operation: the product of its `sizes`; `rows` says which of them can shrink."""
-
-    op: str
-    module: str
-    sizes: tuple[int, ...]
-    rows: tuple[Row, ...]
 
 
 class Tracer(Labels):
@@ -186,7 +89,7 @@ class Tracer(Labels):
         self._twins.clear()
         self._dirty.clear()
 
-    def _twin(self, tensor: Tensor) -> Tensor:
+    def stand_in(self, tensor: Tensor) -> Tensor:
         """The stand-in of a tensor: the same for every use of a registered one, which carries its labels."""
         known = self._twins.get(id(tensor))
         if known is not None:
@@ -203,9 +106,9 @@ class Tracer(Labels):
         elif is_buffer and tensor.numel() <= _MAX_REAL:
             twin = plain.clone()
         else:
-            twin = _meta(plain)
+            twin = meta_like(plain)
         # A mask sets entries of parameters to zero, never of buffers.
-        _set(twin, Axes(rows, (not is_buffer,) * len(rows), weight=True))
+        set_axes(twin, Axes(rows, (not is_buffer,) * len(rows), weight=True))
         self._twins[id(tensor)] = twin
         return twin
 
@@ -223,28 +126,28 @@ class Tracer(Labels):
 
     def rows(self, tensor: Tensor) -> tuple[Row, ...]:
         """The rows of a tensor, one for each axis."""
-        axes = _get(tensor)
+        axes = axes_of(tensor)
         return axes.rows if axes is not None else (None,) * tensor.dim()
 
     def zero(self, tensor: Tensor) -> tuple[bool, ...]:
         """For each axis, whether entries at masked positions are 0."""
-        axes = _get(tensor)
+        axes = axes_of(tensor)
         if axes is None or (self._dirty and _address(tensor) in self._dirty):
             return (False,) * tensor.dim()
         return axes.zero
 
     def is_weight(self, tensor: Tensor) -> bool:
         """Whether a tensor is computed from parameters and constants alone."""
-        axes = _get(tensor)
+        axes = axes_of(tensor)
         return axes is None or axes.weight
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on neither parameters nor inputs."""
-        return _get(tensor) is None
+        return axes_of(tensor) is None
 
     def value(self, tensor: Tensor) -> Tensor | None:
         """The values of a tensor, where they are known."""
-        return getattr(tensor, "_sparsewood_real", None) if tensor.is_meta else tensor
+        return value_of(tensor)
 
     def set(self, tensor: Tensor, rows: Sequence[Row], zero: Sequence[bool] | None = None) -> None:
         """The rows of a result, and where its masked positions are 0 (`None`: nowhere)."""
@@ -252,22 +155,22 @@ class Tracer(Labels):
         for row, size in zip(rows, tensor.shape, strict=True):
             assert row is None or len(row) == size, f"a row of {len(row)} labels for an axis of {size}"
         zero = (False,) * len(rows) if zero is None else tuple(zero)
-        old = _get(tensor)
+        old = axes_of(tensor)
         if (
             old is not None
             and tensor is self._in_place_target()
             and (len(old.zero) != len(zero) or any(a and not b for a, b in zip(old.zero, zero, strict=True)))
         ):
             self._dirty[_address(tensor)] = tensor.untyped_storage()
-        _set(tensor, Axes(tuple(rows), zero))
+        set_axes(tensor, Axes(tuple(rows), zero))
 
     def attach(self, constant: Tensor, rows: Sequence[Row], *, zero: bool) -> None:
         """The rows of a constant that has the same value at all positions; `zero` if that is 0."""
-        _set(constant, Axes(tuple(rows), (zero,) * len(rows), weight=True))
+        set_axes(constant, Axes(tuple(rows), (zero,) * len(rows), weight=True))
 
     def freeze_if_read(self, tensor: Tensor, row: Row, why: str) -> None:
         """The positions of `row` must stay if anything reads `tensor`, whose rows are set."""
-        axes = _get(tensor)
+        axes = axes_of(tensor)
         if row is not None and axes is not None:
             axes.unread += ((row, why),)
 
@@ -301,7 +204,7 @@ class Tracer(Labels):
     def barrier(self, tensors: Iterable[Tensor], why: str) -> None:
         """Everything that the tensors carry must stay."""
         for tensor in tensors:
-            axes = _get(tensor)
+            axes = axes_of(tensor)
             for row, reason in axes.unread if axes is not None else ():
                 self.freeze(row, reason)
             for row in self.rows(tensor):
@@ -310,7 +213,7 @@ class Tracer(Labels):
     def finish(self, output: Tensor) -> None:
         """A result of the network: all of it must stay."""
         self.barrier([output], "it is an output of the network")
-        axes = _get(output)
+        axes = axes_of(output)
         self.ends.add(-1 if axes is None else axes.step)
 
     def read_steps(self) -> np.ndarray:
@@ -327,33 +230,33 @@ class Tracer(Labels):
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Carry out one ATen operation and label its results."""
         given = args
-        args = tuple(map(self._stand_in, args))
-        kwargs = {name: self._stand_in(value) for name, value in kwargs.items()}
+        args = tuple(map(self._stand_ins, args))
+        kwargs = {name: self._stand_ins(value) for name, value in kwargs.items()}
         operands = list(tensors_in(args)) + list(tensors_in(tuple(kwargs.values())))
         if not self.real and any(tensor.is_meta for tensor in operands):
             if func is torch.ops.aten._local_scalar_dense.default:
                 return self._choose(operands[0])
             target = args[0] if func._schema.is_mutable and args else None
-            if isinstance(target, Tensor) and not target.is_meta and _get(target) is None:
+            if isinstance(target, Tensor) and not target.is_meta and axes_of(target) is None:
                 raise NeedsValues("the forward writes activations into a constant tensor")
-            args = tuple(_without_memory(arg) for arg in args)
-            kwargs = {name: _without_memory(value) for name, value in kwargs.items()}
+            args = tuple(without_memory(arg) for arg in args)
+            kwargs = {name: without_memory(value) for name, value in kwargs.items()}
             if "device" in kwargs:
                 kwargs["device"] = torch.device("meta")
             operands = list(tensors_in(args)) + list(tensors_in(tuple(kwargs.values())))
         before = tuple(args[0].shape) if func._schema.is_mutable and args and isinstance(args[0], Tensor) else ()
         shortcut = None if self.real else SHORTCUTS.get(func)
         out = func(*args, **kwargs) if shortcut is None else shortcut(*args, **kwargs)
-        known = [axes for axes in map(_get, operands) if axes is not None]
+        known = [axes for axes in map(axes_of, operands) if axes is not None]
         if known:
             self._label(Op(func, args, kwargs, out, before), operands, known)
         return given[0] if func._schema.is_mutable and given and out is args[0] else out
 
-    def _stand_in(self, value: Any) -> Any:
+    def _stand_ins(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            return self._twin(value)
+            return self.stand_in(value)
         if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
-            return type(value)(self._stand_in(item) for item in value)
+            return type(value)(self._stand_ins(item) for item in value)
         return value
 
     def _choose(self, tensor: Tensor) -> bool:
@@ -377,22 +280,38 @@ class Tracer(Labels):
         rule = find_rule(op.func)
         if not labelled and (rule is None or not rule.always):
             for tensor in results:
-                _set(tensor, Axes((None,) * tensor.dim(), (False,) * tensor.dim(), weight))
+                set_axes(tensor, Axes((None,) * tensor.dim(), (False,) * tensor.dim(), weight))
         else:
             self._current = op
             family = self._apply(op, rule, operands, results)
             self._current = None
         for tensor in results:
-            axes = _get(tensor)
+            axes = axes_of(tensor)
             assert axes is not None
             axes.weight, axes.step = weight, self.op
-        made = _get(results[0]) if results else None
+        made = axes_of(results[0]) if results else None
         first = () if made is None else made.rows
         weights = tuple(axes for axes in labelled if axes.weight)
         if family == "contraction":
             read = {id(row) for row in self.consumed[consumed:]}
             self.produced += [row for axes in weights for row in axes.rows if row is not None and id(row) not in read]
         self.steps.append(Step(str(op.func), family, self.module, sources, first, weights, bool(op.before)))
+
+    def begin_step(self) -> None:
+        """What a function rule couples from here on belongs to one step of the log, which `end_step` writes."""
+        self.op = len(self.steps)
+
+    def end_step(self, operands: Sequence[Tensor], results: Sequence[Tensor], *, family: Family) -> None:
+        """Log a function whose rule has set the rows of all its results."""
+        known = [axes for axes in map(axes_of, operands) if axes is not None]
+        made = [axes for axes in map(axes_of, results) if axes is not None]
+        assert len(made) == len(results), "a result has no rows"
+        weight = all(axes.weight for axes in known)
+        for axes in made:
+            axes.weight, axes.step = weight, self.op
+        sources = tuple({axes.step for axes in known if axes.step >= 0})
+        weights = tuple(axes for axes in known if axes.weight and axes.labelled)
+        self.steps.append(Step(self.calls[-1].name, family, self.module, sources, made[0].rows, weights))
 
     def _apply(self, op: Op, rule: Rule | None, operands: list[Tensor], results: list[Tensor]) -> str:
         fresh = [tensor for tensor in results if not any(tensor is operand for operand in operands)]
@@ -407,54 +326,13 @@ class Tracer(Labels):
                 log.debug("the rule of %s failed", op.func, exc_info=True)
                 self.barrier(operands, f"its rule failed: {type(error).__name__}: {error}")
                 family = "barrier"
-        missing = [tensor for tensor in fresh if _get(tensor) is None]
+        missing = [tensor for tensor in fresh if axes_of(tensor) is None]
         if missing and family != "barrier":
             self.barrier(operands, "its rule does not say what a result is made of")
         for tensor in missing if family != "barrier" else results:
-            _set(tensor, Axes((None,) * tensor.dim(), (False,) * tensor.dim()))
+            set_axes(tensor, Axes((None,) * tensor.dim(), (False,) * tensor.dim()))
         return family
-
-
-def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
-    """The tensors among `values` and in the lists and tuples among them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
-        elif isinstance(value, dict):
-            yield from tensors_in(value.values())
-
-
-def _get(tensor: Tensor) -> Axes | None:
-    return getattr(tensor, "_sparsewood_axes", None)
-
-
-def _set(tensor: Tensor, axes: Axes) -> None:
-    tensor._sparsewood_axes = axes  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def _meta(tensor: Tensor) -> Tensor:
-    if tensor.layout is not torch.strided:
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
-def _without_memory(value: Any) -> Any:
-    """Real tensors as meta tensors that remember their values."""
-    if isinstance(value, Tensor):
-        if value.is_meta:
-            return value
-        meta = _meta(value)
-        meta._sparsewood_real = value  # pyright: ignore[reportAttributeAccessIssue]
-        axes = _get(value)
-        if axes is not None:
-            _set(meta, axes)
-        return meta
-    if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
-        return type(value)(map(_without_memory, value))
-    return value

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from sparsewood import inputs
 from sparsewood.structure import Group, Slice, Structure
+from sparsewood.structure.log import Step
 from sparsewood.structure.record import Record
 from sparsewood.structure.sizes import Attribute, SizeUse
-from sparsewood.structure.tracer import Step
 from sparsewood.testing.resizing import assign, integer_sizes, put, sizes_follow, swapped
 
 __all__ = ["Numbers", "parameter_slices", "readers_without_weights"]
@@ -69,7 +69,7 @@ class Numbers:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             torch.default_generator.manual_seed(0)
             positional, keywords = inputs.arguments(self.inputs)
-            with _without_memory(self.model):
+            with without_memory(self.model):
                 return [x.detach().clone() for x in _leaves(self.model(*positional, **keywords))]
 
     def _fill(self, slices: Iterable[Slice], unit: int, value: float | None) -> None:
@@ -141,7 +141,7 @@ class Numbers:
 
 
 @contextmanager
-def _without_memory(model: nn.Module) -> Iterator[None]:
+def without_memory(model: nn.Module) -> Iterator[None]:
     """What a forward keeps in attributes of modules, such as a cache, is forgotten behind the block."""
     attributes = [(module, dict(vars(module))) for module in model.modules()]
     containers = [

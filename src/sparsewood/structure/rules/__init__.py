@@ -12,9 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from sparsewood.structure.tracer import Op, Tracer
+    from sparsewood.structure.log import Op
+    from sparsewood.structure.tracer import Tracer
 
-__all__ = ["Rule", "find_function_rule", "find_rule", "function_rule", "rule"]
+__all__ = ["Family", "Rule", "find_function_rule", "find_rule", "function_rule", "rule"]
 
 Family = Literal["pointwise", "activation", "normalization", "movement", "contraction", "reduction", "constant"]
 """What an operation is to the taps: `activation` is a pointwise non-linearity, `constant` depends on no value."""

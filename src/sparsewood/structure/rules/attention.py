@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sparsewood.structure.axes import tensors_in
 from sparsewood.structure.labels import Row
 from sparsewood.structure.rules import function_rule, rule
-from sparsewood.structure.rules.contraction import finish_step, start_step
-from sparsewood.structure.tracer import tensors_in
 
 if TYPE_CHECKING:
-    from sparsewood.structure.tracer import Op, Tracer
+    from sparsewood.structure.log import Op
+    from sparsewood.structure.tracer import Tracer
 
 __all__: list[str] = []
 
@@ -31,7 +31,7 @@ def _attention_function(t: Tracer, function: Any, args: tuple[Any, ...], kwargs:
     """Attention as a forward calls it."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
     given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
-    given = {name: t._twin(value) if isinstance(value, Tensor) else value for name, value in given.items()}
+    given = {name: t.stand_in(value) if isinstance(value, Tensor) else value for name, value in given.items()}
     query, key, value = given["query"], given["key"], given["value"]
     operands = list(tensors_in((query, key, value, given.get("attn_mask"))))
     if all(t.is_constant(tensor) for tensor in operands):
@@ -41,9 +41,9 @@ def _attention_function(t: Tracer, function: Any, args: tuple[Any, ...], kwargs:
             out = function(**given)
     else:
         out = _without_values(query, key, value)
-    start_step(t)
+    t.begin_step()
     t.set(out, *_attend(t, operands, given.get("scale")))
-    finish_step(t, operands, [out])
+    t.end_step(operands, [out], family="contraction")
     return out
 
 

@@ -1,7 +1,6 @@
 """Products of tensors: axes that are summed over go together, all others are passed on.
 
-`contract` does this for any product that can be written like an einsum; the rules give it the letters. Functions that
-PyTorch would take apart (attention, recurrent layers) are logged as one step with `start_step` and `finish_step`.
+`contract` does this for any product that can be written like an einsum; the rules give it the letters.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import torch
 from torch import Tensor
 
 from sparsewood.structure.labels import Row
-from sparsewood.structure.rules import Family, rule
+from sparsewood.structure.rules import rule
 from sparsewood.structure.rules.pointwise import present
-from sparsewood.structure.tracer import Step, _get
 
 if TYPE_CHECKING:
-    from sparsewood.structure.tracer import Op, Tracer
+    from sparsewood.structure.log import Op
+    from sparsewood.structure.tracer import Tracer
 
-__all__ = ["Factor", "add_bias", "contract", "finish_step", "start_step", "sum_over"]
+__all__ = ["Factor", "add_bias", "contract", "sum_over"]
 
 aten = torch.ops.aten
 
@@ -120,26 +119,6 @@ def add_bias(t: Tracer, rows: list[Row], zero: list[bool], bias: Tensor | None, 
 
 
 # ---------------------------------------------------------------- functions as one step
-
-
-def start_step(t: Tracer) -> None:
-    """What a function rule couples from here on belongs to one step of the log, which `finish_step` writes."""
-    t.op = len(t.steps)
-
-
-def finish_step(
-    t: Tracer, operands: Sequence[Tensor], results: Sequence[Tensor], family: Family = "contraction"
-) -> None:
-    """Log a function whose rule has set the rows of all its results."""
-    known = [axes for axes in map(_get, operands) if axes is not None]
-    made = [axes for axes in map(_get, results) if axes is not None]
-    assert len(made) == len(results), "a result has no rows"
-    weight = all(axes.weight for axes in known)
-    for axes in made:
-        axes.weight, axes.step = weight, t.op
-    sources = tuple({axes.step for axes in known if axes.step >= 0})
-    weights = tuple(axes for axes in known if axes.weight and axes.labelled)
-    t.steps.append(Step(t.calls[-1].name, family, t.module, sources, made[0].rows, weights))
 
 
 # ---------------------------------------------------------------- matrix products

@@ -18,7 +18,8 @@ from sparsewood.structure.rules import rule
 from sparsewood.structure.rules.contraction import Factor, sum_over
 
 if TYPE_CHECKING:
-    from sparsewood.structure.tracer import Op, Tracer
+    from sparsewood.structure.log import Op
+    from sparsewood.structure.tracer import Tracer
 
 __all__: list[str] = []
 

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from sparsewood.structure.asked import record, sizes_of
+from sparsewood.structure.axes import tensors_in
 from sparsewood.structure.expressions import Expression, Size
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Op
 from sparsewood.structure.rules import function_rule, rule
 from sparsewood.structure.rules.pointwise import broadcast, present
-from sparsewood.structure.tracer import Op, Tracer, tensors_in
+from sparsewood.structure.tracer import Tracer
 from sparsewood.structure.tracked import expression_of
 
 __all__: list[str] = []

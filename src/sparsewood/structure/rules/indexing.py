@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Op
 from sparsewood.structure.rules import rule
 from sparsewood.structure.rules.pointwise import present
-from sparsewood.structure.tracer import Op, Tracer
+from sparsewood.structure.tracer import Tracer
 
 __all__: list[str] = []
 

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from sparsewood.structure.asked import argument, asked_by, given, trusted
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Op
 from sparsewood.structure.rules import function_rule, repeating, rule, slicing, views
 from sparsewood.structure.rules.pointwise import present
-from sparsewood.structure.tracer import Op, Tracer
+from sparsewood.structure.tracer import Tracer
 
 __all__ = ["repeating", "slicing", "views"]
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Op
 from sparsewood.structure.rules import function_rule, rule
 from sparsewood.structure.rules.pointwise import NOT_FINITE, present
-from sparsewood.structure.tracer import Op, Tracer
+from sparsewood.structure.tracer import Tracer
 
 __all__ = ["MEAN", "NORMALISED", "SUM"]
 

@@ -15,9 +15,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsewood.structure.axes import tensors_in
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Op
 from sparsewood.structure.rules import Family, rule
-from sparsewood.structure.tracer import Op, Tracer, tensors_in
+from sparsewood.structure.tracer import Tracer
 
 __all__ = ["NOT_FINITE", "broadcast", "present", "same"]
 

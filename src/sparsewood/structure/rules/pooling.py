@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparsewood.structure.axes import tensors_in
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Op
 from sparsewood.structure.rules import rule
 from sparsewood.structure.rules.pointwise import present
-from sparsewood.structure.tracer import Op, Tracer, tensors_in
+from sparsewood.structure.tracer import Tracer
 
 __all__: list[str] = []
 

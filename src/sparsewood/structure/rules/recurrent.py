@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsewood.structure.axes import tensors_in
 from sparsewood.structure.labels import Row
 from sparsewood.structure.rules import function_rule
-from sparsewood.structure.rules.contraction import Factor, finish_step, start_step, sum_over
-from sparsewood.structure.tracer import tensors_in
+from sparsewood.structure.rules.contraction import Factor, sum_over
 
 if TYPE_CHECKING:
     from sparsewood.structure.tracer import Tracer
@@ -62,13 +62,13 @@ def _layers(t: Tracer, function: Any, args: tuple[Any, ...], kwargs: dict[str, A
     if out is None:
         shape = (*x.shape[:-1], states[0].shape[2] * directions)
         out = [_empty(x, shape, swapped=not packed and args[8]), *(_empty(x, state.shape) for state in states)]
-    start_step(t)
+    t.begin_step()
     read = Factor(t.rows(x)[-1], t.zero(x)[-1], weight=False)
     places = x.numel() // max(x.shape[-1], 1)
     made = _couple(t, cells, states, read, places, directions)
     _label(t, x, out[:1], [made.output._replace(row=_side_by_side(made.output.row, directions))])
     _label(t, x, out[1:], [made.output, made.memory])
-    finish_step(t, [x, *states, *params], out)
+    t.end_step([x, *states, *params], out, family="contraction")
     return tuple(out)
 
 
@@ -83,11 +83,11 @@ def _cell(t: Tracer, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     states = _as_list(states)
     biases = [bias for bias in params[2:] if bias is not None]
     out = _values(t, function, args) or [_empty(x, state.shape) for state in states]
-    start_step(t)
+    t.begin_step()
     read = Factor(t.rows(x)[-1], t.zero(x)[-1], weight=False)
     made = _couple(t, [_Cell(params[0], params[1], biases)], states, read, x.shape[0], 1)
     _label(t, x, out, [made.output, made.memory])
-    finish_step(t, [x, *states, *params[:2], *biases], out)
+    t.end_step([x, *states, *params[:2], *biases], out, family="contraction")
     return tuple(out) if len(out) > 1 else out[0]
 
 
@@ -124,13 +124,13 @@ def _repack(
         moved, counts = function(torch.empty((*x.shape[:before], 1)) if x.is_meta else x, values, *rest)
     if x.is_meta:
         moved = torch.empty((*moved.shape[:after], *x.shape[before:]), dtype=x.dtype, device="meta")
-    start_step(t)
+    t.begin_step()
     for row in t.rows(x)[:before]:
         t.freeze(row, "sequences of different lengths lie along it")
     zero = [keeps_zeros and one for one in t.zero(x)[before:]]
     t.set(moved, ((None,) * after + t.rows(x)[before:]), ((False,) * after + tuple(zero)))
     t.set(counts, (None,) * counts.dim())
-    finish_step(t, [x], [moved, counts], family="movement")
+    t.end_step([x], [moved, counts], family="movement")
     return moved, counts
 
 
@@ -207,7 +207,11 @@ def _label(t: Tracer, x: Tensor, results: Sequence[Tensor], made: Sequence[Facto
 
 def _stand_ins(t: Tracer, args: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(
-        t._twin(arg) if isinstance(arg, Tensor) else list(_stand_ins(t, arg)) if isinstance(arg, list | tuple) else arg
+        t.stand_in(arg)
+        if isinstance(arg, Tensor)
+        else list(_stand_ins(t, arg))
+        if isinstance(arg, list | tuple)
+        else arg
         for arg in args
     )
 

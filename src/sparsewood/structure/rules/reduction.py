@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsewood.structure.axes import tensors_in
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Op
 from sparsewood.structure.rules import rule
 from sparsewood.structure.rules.normalization import MEAN, NORMALISED, SUM
-from sparsewood.structure.tracer import Op, Tracer, tensors_in
+from sparsewood.structure.tracer import Tracer
 
 __all__ = ["MAXIMUM"]
 

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from sparsewood.structure.asked import argument, asked_by, given, record, sizes_of, trusted
+from sparsewood.structure.axes import axes_of, tensors_in
 from sparsewood.structure.expressions import Size
 from sparsewood.structure.integers import row_of, tracked_shape
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Op
 from sparsewood.structure.rules import function_rule, rule
 from sparsewood.structure.rules.pointwise import present
-from sparsewood.structure.tracer import Op, Tracer, _get, tensors_in
+from sparsewood.structure.tracer import Tracer
 from sparsewood.structure.tracked import expression_of
 
 __all__: list[str] = []
@@ -56,11 +58,11 @@ def _expand_function(t: Tracer, function: Any, args: tuple[Any, ...], kwargs: di
         op = Op(aten.expand.default, (x, list(out.shape)), {}, out)
         if all(expression_of(size, t.sizes) is None for size in _sizes_of_expand(t, op)):
             return out
-        before = _get(out)
+        before = axes_of(out)
         if before is None and not t.real:  # a constant with labels has no values, for they would have to shrink
             op.out = torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device="meta")
         _expand(t, op)
-        after = _get(op.out)
+        after = axes_of(op.out)
         assert after is not None
         after.weight, after.step = (True, -1) if before is None else (before.weight, before.step)
     return op.out
@@ -102,7 +104,7 @@ def _sizes_of_expand(t: Tracer, op: Op) -> Sequence[Any]:
     if name in _ALIGNED:
         return _aligned_sizes(t, operands, shape)
     for operand in operands if name != "repeat_interleave" else ():  # as long as another, but it is not known which
-        for row, size in zip(t.rows(t._twin(operand)), operand.shape, strict=True):
+        for row, size in zip(t.rows(t.stand_in(operand)), operand.shape, strict=True):
             if size > 1 and size in shape:
                 _keep_expanded(t, op, row, size)
     return [_FREE] * len(shape)

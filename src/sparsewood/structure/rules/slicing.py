@@ -12,9 +12,10 @@ from torch import Tensor
 from sparsewood.structure.asked import argument, asked_by, given, record, trusted
 from sparsewood.structure.expressions import Operation
 from sparsewood.structure.labels import Row
+from sparsewood.structure.log import Op
 from sparsewood.structure.rules import rule
 from sparsewood.structure.rules.pointwise import present
-from sparsewood.structure.tracer import Op, Tracer
+from sparsewood.structure.tracer import Tracer
 from sparsewood.structure.tracked import expression_of
 
 __all__: list[str] = []

@@ -9,7 +9,8 @@ import torch
 from sparsewood.structure.rules import rule
 
 if TYPE_CHECKING:
-    from sparsewood.structure.tracer import Op, Tracer
+    from sparsewood.structure.log import Op
+    from sparsewood.structure.tracer import Tracer
 
 __all__: list[str] = []
 

@@ -12,10 +12,11 @@ from sparsewood.structure.asked import argument, asked_by, given_all, sizes_of, 
 from sparsewood.structure.expressions import Constant, Size
 from sparsewood.structure.integers import tracked_shape
 from sparsewood.structure.labels import Row, _matching_axes
+from sparsewood.structure.log import Op
 from sparsewood.structure.rules import rule
 from sparsewood.structure.rules.pointwise import present
 from sparsewood.structure.sizes import Comparison
-from sparsewood.structure.tracer import Op, Tracer
+from sparsewood.structure.tracer import Tracer
 
 __all__: list[str] = []
 
