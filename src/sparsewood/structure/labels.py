@@ -177,10 +177,10 @@ class Labels:
                 return None if single is None else np.full(a * b, single[0])
             self.freeze(single, "it is the only position of its axis")
             return other
-        if left is None or right is None:
-            if left is None and right is None:
-                return None
-            return np.tile(right, a) if left is None else np.repeat(left, b)
+        if left is None:
+            return None if right is None else np.tile(right, a)
+        if right is None:
+            return np.repeat(left, b)
         key = (left.tobytes(), right.tobytes())
         if key not in self._products:
             both = (left[:, None] > 0) & (right[None, :] > 0)

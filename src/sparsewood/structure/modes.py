@@ -80,7 +80,7 @@ def _device(trace: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _on_cuda(trace: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return _device(trace, Tensor.device.__get__, args[:1], {}).type == "cuda"  # pyright: ignore
+    return _device(trace, _tensor.device.__get__, args[:1], {}).type == "cuda"
 
 
 def _data(trace: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -98,16 +98,17 @@ def _leaves(trace: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     return func(*args, **kwargs)
 
 
+_tensor: Any = Tensor  # its properties are descriptors, which type checkers do not know
 _answers: dict[Any, Answer] = {
-    Tensor.device.__get__: _device,
-    Tensor.is_cuda.__get__: _on_cuda,
-    Tensor.data.__get__: _data,
-    Tensor.dtype.__get__: _pass,
+    _tensor.device.__get__: _device,
+    _tensor.is_cuda.__get__: _on_cuda,
+    _tensor.data.__get__: _data,
+    _tensor.dtype.__get__: _pass,
     Tensor.dim: _pass,
-    Tensor.ndim.__get__: _pass,
+    _tensor.ndim.__get__: _pass,
     Tensor.is_floating_point: _pass,
-    Tensor.requires_grad.__get__: _pass,
-    Tensor.shape.__get__: shape_of,
+    _tensor.requires_grad.__get__: _pass,
+    _tensor.shape.__get__: shape_of,
     Tensor.size: size_of,
     Tensor.numel: number_of_elements,
     Tensor.nelement: number_of_elements,

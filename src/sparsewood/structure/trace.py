@@ -86,10 +86,10 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """What the forward assigns to attributes, or puts into dicts and lists (caches), has no values: it is taken back."""
+    """What the forward assigns to attributes or puts into their dicts and lists has no values: it is taken back."""
     attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
-    held = [value for _, known in attributes for value in known.values() if type(value) in (dict, list, set)]
-    copies = [(value, value.copy()) for value in held]
+    values = [value for _, known in attributes for value in known.values()]
+    copies = [(value, value.copy()) for value in values if type(value) in (dict, list, set)]
     try:
         yield
     finally:
