@@ -16,11 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparsewood.structure.axes import tensors_in
-from sparsewood.structure.groups import assemble
+from sparsewood.structure.groups import WHOLE, assemble
 from sparsewood.structure.modes import Functions, Operations
+from sparsewood.structure.record import Record
 from sparsewood.structure.tracer import Tracer
 
 Function = Callable[..., Any]
+
+
+def _held(record: Record) -> set[int]:
+    """Components that stay for another reason than that an axis would be empty: here axes of one position may go."""
+    why = {one: {record.reasons[number].why for number in record.reasons_of[one]} for one in record.reasons_of}
+    return {one for one, reasons in why.items() if reasons != {WHOLE}}
 
 
 class Moved:
@@ -39,13 +46,9 @@ class Moved:
         with torch.no_grad(), Operations(self.tracer), Functions(self.tracer):
             results = list(tensors_in((function(*self.tensors),)))
         self.results = [self.tracer.stand_in(result) for result in results]
-        structure = assemble(self.tracer, nn.ParameterList(self.tensors), "heads")
-        self.component = structure.record.component
-        starts = {(span.param, span.axis): span.start for span in self.tracer.spans}
-        self.free: set[int] = set()
-        for one in (one for group in structure.prunable for one in group.slices):
-            places = starts[one.param, one.axis] + np.flatnonzero(one.owner >= 0)
-            self.free |= set(self.component[places].tolist())
+        record = assemble(self.tracer).record
+        self.component = record.component
+        self.free = set(self.component.tolist()) - _held(record)
 
     def reasons(self) -> set[str]:
         return {reason.why for reason in self.tracer.reasons}

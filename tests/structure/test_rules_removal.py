@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparsewood.structure.axes import tensors_in
-from sparsewood.structure.groups import assemble
+from sparsewood.structure.groups import WHOLE, assemble
 from sparsewood.structure.modes import Functions, Operations
+from sparsewood.structure.record import Record
 from sparsewood.structure.tracer import Tracer
 
 KINDS = {
@@ -29,6 +30,12 @@ KINDS = {
 }
 
 Function = Callable[..., Any]
+
+
+def _held(record: Record) -> set[int]:
+    """Components that stay for another reason than that an axis would be empty: here axes of one position may go."""
+    why = {one: {record.reasons[number].why for number in record.reasons_of[one]} for one in record.reasons_of}
+    return {one for one, reasons in why.items() if reasons != {WHOLE}}
 
 
 class Removal:
@@ -47,9 +54,9 @@ class Removal:
         with torch.no_grad(), Operations(self.tracer), Functions(self.tracer):
             results = list(tensors_in((function(*self.tensors),)))
         self.results = [self.tracer.stand_in(result) for result in results]
-        record = assemble(self.tracer, nn.ParameterList(self.tensors), "heads").record
+        record = assemble(self.tracer).record
         self.component = record.component
-        self.frozen = set(record.reasons_of)
+        self.frozen = _held(record)
         self.kinds: dict[int, set[str]] = {}
         for row, kind, _ in self.tracer.inexact_rows:
             for one in self.component[row[row > 0]].tolist():

@@ -44,7 +44,7 @@ def assembled(
             tracer.consume(rows[second, other])
     for place in frozen:
         tracer.freeze(rows[place], "it is held")
-    return assemble(tracer, model, "heads")
+    return assemble(tracer)
 
 
 class Holder(nn.Module):
@@ -215,7 +215,7 @@ def structures(draw: st.DrawFn) -> tuple[Structure, dict[str, Tensor]]:
     for factors in draw(st.lists(st.lists(rows, min_size=1, max_size=3), max_size=3)):
         tracer.calls.append(CALL)
         tracer.cost(*((3 if row is None else len(row), row) for row in factors))
-    structure = assemble(tracer, model, "heads")
+    structure = assemble(tracer)
     seed = draw(st.integers(0, 999))
     generator = torch.Generator().manual_seed(seed)
     scores = {

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from torch import nn
 
 from sparsewood.structure.log import Span
 from sparsewood.structure.record import FrozenBy, Record
@@ -16,19 +15,20 @@ from sparsewood.structure.structure import Barrier, Group, Role, Slice, Structur
 from sparsewood.structure.taps import with_taps
 from sparsewood.structure.tracer import Tracer
 
-__all__ = ["assemble"]
+__all__ = ["WHOLE", "assemble"]
+
+WHOLE = "without it an axis would be empty"
 
 
-def assemble(trace: Tracer, model: nn.Module, attention: str) -> Structure:
+def assemble(trace: Tracer, *, attention: str = "heads") -> Structure:
     """The structure that a finished trace describes."""
     component, sides = solve(trace, keep_head_size=attention == "heads")
-    reasons_of = FrozenBy.of([(component[row[row > 0]], number) for row, number in trace.frozen])
     table = _Table(trace.spans, component)
+    trace.freeze(table.whole_axes(), WHOLE)
+    reasons_of = FrozenBy.of([(component[row[row > 0]], number) for row, number in trace.frozen])
     first = reasons_of.first(component.max(initial=0) + 1)
     groups, group_of, unit_of = _groups(trace, table, component, first < 0)
-    shapes = {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    parameters = frozenset(name for name, _ in model.named_parameters())
-    held, barriers = _held(trace, table, first, parameters)
+    held, barriers = _held(trace, table, first)
     events, costs = trace.complete or ([], [])
     record = Record(
         component,
@@ -43,28 +43,45 @@ def assemble(trace: Tracer, model: nn.Module, attention: str) -> Structure:
         tuple(trace.spans),
         tuple(zip(trace.splits, sides, strict=True)),
         tuple(trace.sizes),
-        parameters,
+        frozenset(trace.parameters),
         trace.fallback,
         trace.training_error,
         tuple(dict.fromkeys(trace.branches)),
         tuple(trace.inexact_rows),
     )
-    return Structure((*_named(with_taps(groups, record)), *held), shapes, barriers, record)
+    return Structure((*_named(with_taps(groups, record)), *held), dict(trace.shapes), barriers, record)
 
 
 # ---------------------------------------------------------------- footprints
 
 
 class _Table:
-    """Every position of every axis, in order: its component, its span, its place along the axis."""
+    """Every position of every axis, in order: its label, its component, its span."""
 
     def __init__(self, spans: Sequence[Span], component: np.ndarray) -> None:
         sizes = [span.size for span in spans]
-        starts = [np.arange(span.start, span.start + span.size) for span in spans]
         self.spans = spans
-        self.component = component[np.concatenate(starts)] if starts else np.zeros(0, np.int64)
+        self.sizes = np.array(sizes, np.int64)
+        self.ends = np.cumsum(self.sizes)
+        self.label = np.concatenate(
+            [np.arange(span.start, span.start + span.size) for span in spans] or [np.zeros(0, int)]
+        )
+        self.component = component[self.label]
         self.span = np.repeat(np.arange(len(spans)), sizes)
-        self.place = np.concatenate([np.arange(size) for size in sizes]) if sizes else np.zeros(0, np.int64)
+
+    def places(self, number: int) -> slice:
+        """Where the positions of a span are."""
+        return slice(self.ends[number] - self.sizes[number], self.ends[number])
+
+    def whole_axes(self) -> np.ndarray:
+        """The labels of axes that are one unit each."""
+        starts = (self.ends - self.sizes)[self.sizes > 0]
+        if not len(starts):
+            return starts
+        one = np.minimum.reduceat(self.component, starts) == np.maximum.reduceat(self.component, starts)
+        whole = np.zeros(len(self.spans), bool)
+        whole[self.sizes > 0] = one
+        return self.label[whole[self.span]]
 
 
 def _footprints(table: _Table, free: np.ndarray) -> Iterator[tuple[np.ndarray, list[int]]]:
@@ -100,27 +117,33 @@ def _groups(
 ) -> tuple[list[Group], np.ndarray, np.ndarray]:
     """The removable groups, and for every component its group and its unit."""
     group_of, unit_of = np.full(len(free), -1), np.full(len(free), -1)
-    consumed, produced = np.zeros(trace.count, bool), np.zeros(trace.count, bool)
-    for flags, rows in ((consumed, trace.consumed), (produced, trace.produced)):
-        if rows:
-            flags[np.concatenate(rows)] = True
-    _through_rectangles(trace, consumed)
-    kinds = _kinds(trace, component)
-    bounds = np.searchsorted(table.span, np.arange(len(table.spans) + 1))
-    groups: list[Group] = []
-    for number, (members, footprint) in enumerate(_footprints(table, free)):
+    found = list(_footprints(table, free))
+    for number, (members, _) in enumerate(found):
         group_of[members], unit_of[members] = number, np.arange(len(members))
+    here, unit = group_of[table.component], unit_of[table.component]
+    consumed, produced = (_slices_with(trace, table, here, rows) for rows in (trace.consumed, trace.produced))
+    kinds = _kinds(trace, component)
+    groups: list[Group] = []
+    for number, (members, footprint) in enumerate(found):
         slices = []
         for index in footprint:
-            span = table.spans[index]
-            owners = table.component[bounds[index] : bounds[index + 1]]
-            owner = np.where(group_of[owners] == number, unit_of[owners], -1)
-            labels = span.start + np.flatnonzero(owner >= 0)
-            role: Role = "out" if not consumed[labels].any() else "both" if produced[labels].any() else "in"
-            slices.append(Slice(span.param, span.axis, owner, role))
+            places, key = table.places(index), number * len(table.spans) + index
+            owner = np.where(here[places] == number, unit[places], -1)
+            role: Role = "out" if key not in consumed else "both" if key in produced else "in"
+            slices.append(Slice(table.spans[index].param, table.spans[index].axis, owner, role))
         inexact = tuple(sorted({kind for one in members.tolist() for kind in kinds.get(one, ())}))
         groups.append(Group("", len(members), tuple(slices), exact=not inexact, inexact=inexact))
     return groups, group_of, unit_of
+
+
+def _slices_with(trace: Tracer, table: _Table, group: np.ndarray, rows: Sequence[np.ndarray]) -> set[int]:
+    """The slices, as group * spans + span, that have a label in one of the rows or in rectangles made of them."""
+    marked = np.zeros(trace.count, bool)
+    if rows:
+        marked[np.concatenate(rows)] = True
+    _through_rectangles(trace, marked)
+    chosen = marked[table.label] & (group >= 0)
+    return set(np.unique(group[chosen] * len(table.spans) + table.span[chosen]).tolist())
 
 
 def _through_rectangles(trace: Tracer, consumed: np.ndarray) -> None:
@@ -164,12 +187,10 @@ def _named(groups: Sequence[Group]) -> list[Group]:
 # ---------------------------------------------------------------- what stays
 
 
-def _held(
-    trace: Tracer, table: _Table, first: np.ndarray, parameters: frozenset[str]
-) -> tuple[list[Group], tuple[Barrier, ...]]:
+def _held(trace: Tracer, table: _Table, first: np.ndarray) -> tuple[list[Group], tuple[Barrier, ...]]:
     """One frozen group for every first reason, and how many entries of parameters each reason keeps."""
     reason = first[table.component]
-    counts = _entries_kept(table, reason, len(trace.reasons), parameters)
+    counts = _entries_kept(table, reason, len(trace.reasons), trace.parameters)
     barriers = [
         Barrier(one.op, one.module, one.shapes, one.why, int(n)) for one, n in zip(trace.reasons, counts, strict=True)
     ]
@@ -189,7 +210,7 @@ def _held(
     return groups, tuple(shown)
 
 
-def _entries_kept(table: _Table, reason: np.ndarray, reasons: int, parameters: frozenset[str]) -> np.ndarray:
+def _entries_kept(table: _Table, reason: np.ndarray, reasons: int, parameters: set[str]) -> np.ndarray:
     """For each reason, the entries of parameters that lie in no removable unit and that it keeps.
 
     Of an entry's axes the one counts whose components are largest: what is coupled with much is what holds it, not the
@@ -197,11 +218,10 @@ def _entries_kept(table: _Table, reason: np.ndarray, reasons: int, parameters: f
     """
     sizes = np.bincount(table.component, minlength=1)
     counts = np.zeros(reasons, np.int64)
-    bounds = np.searchsorted(table.span, np.arange(len(table.spans) + 1))
     axes: dict[str, list[np.ndarray]] = {}
     for number, span in enumerate(table.spans):
         if span.param in parameters:
-            axes.setdefault(span.param, []).append(np.arange(bounds[number], bounds[number + 1]))
+            axes.setdefault(span.param, []).append(np.arange(*table.places(number).indices(len(reason))))
     for positions in axes.values():
         held = [rows[reason[rows] >= 0] for rows in positions]
         total = int(np.prod([len(rows) for rows in held], dtype=np.int64))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import types
+from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping, MutableSequence, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -37,6 +38,8 @@ _NOT_SETTINGS = (
     types.FunctionType,
     types.MethodType,
 )
+_NO_SIZES = frozenset([bool, float, str, bytes, type(None), dict, OrderedDict, set, frozenset, Tensor, nn.Parameter])
+"""Types of most attributes, which hold no integers that can be replaced."""
 _NOT_FROM = ("torch", "builtins", "logging", "threading", "weakref", "functools")
 
 _PARAMETER_AXES: dict[type[nn.Module], dict[str, int]] = {
@@ -120,6 +123,8 @@ def _replace(model: nn.Module, uses: list[Any], slots: list[_Slot]) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             continue
         for name, value in list(vars(module).items()):
+            if type(value) in _NO_SIZES:
+                continue
             _replace_value(_Place(vars(module), name, prefix, name, ()), value, uses, slots, seen)
             if _is_plain_object(value) and id(value) not in seen:
                 seen.add(id(value))

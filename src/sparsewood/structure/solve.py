@@ -30,8 +30,14 @@ def solve(trace: Tracer, *, keep_head_size: bool) -> tuple[np.ndarray, list[Side
     """The component of every label, and for every rectangle the side that shrinks; what has to stay is frozen."""
     _freeze_unused(trace)
     _tie_sizes(trace)
-    sides = _decide_rectangles(trace, keep_head_size=keep_head_size)
     component = _components(trace.count, trace.edges)
+    if not trace.splits:
+        _freeze_conflicts(trace, component)
+        return component, []
+    known = len(trace.edges)
+    sides = _decide_rectangles(trace, component, keep_head_size=keep_head_size)
+    more = [(component[first], component[second], step) for first, second, step in trace.edges[known:]]
+    component = _components(component.max(initial=0) + 1, more)[component]
     _freeze_conflicts(trace, component)
     return component, sides
 
@@ -42,14 +48,23 @@ def _tie_sizes(trace: Tracer) -> None:
     Which position goes with which is free to choose; the first goes with the first. Axes of the same units, in
     whatever order, are equally long anyhow.
     """
-    if not trace.sizes:
+    pairs = _equally_long(trace)
+    if not pairs:
         return
     component = _components(trace.count, trace.edges)
+    for step, row, other in pairs:
+        if not np.array_equal(np.sort(component[other]), np.sort(component[row])):
+            trace.op = step
+            trace.unite(row, other, why=_SIZE)
+
+
+def _equally_long(trace: Tracer) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Pairs of different rows of which one has the size of the other, and the step that says so."""
+    pairs: list[tuple[int, np.ndarray, np.ndarray]] = []
     first: dict[Attribute, Row] = {}
     for use in trace.sizes:
         if not isinstance(use, SizeUse) or use.row is None:
             continue
-        trace.op = use.step
         if isinstance(use.expression, Size):
             other: Row = use.expression.row
         elif isinstance(use.expression, Attribute):
@@ -58,8 +73,9 @@ def _tie_sizes(trace: Tracer) -> None:
             continue
         if other is None or other is use.row or len(other) != len(use.row):
             continue
-        if not np.array_equal(np.sort(component[other]), np.sort(component[use.row])):
-            trace.unite(use.row, other, why=_SIZE)
+        if not np.array_equal(other, use.row):
+            pairs.append((use.step, use.row, other))
+    return pairs
 
 
 def _components(count: int, edges: Sequence[Edge]) -> np.ndarray:
@@ -87,11 +103,8 @@ def _freeze_unused(trace: Tracer) -> None:
             trace.freeze(np.arange(span.start, span.start + span.size), _UNUSED)
 
 
-def _decide_rectangles(trace: Tracer, *, keep_head_size: bool) -> list[Side]:
+def _decide_rectangles(trace: Tracer, component: np.ndarray, *, keep_head_size: bool) -> list[Side]:
     """Choose the side of every rectangle that shrinks, couple its parent with it, and freeze the other side."""
-    if not trace.splits:
-        return []
-    component = _components(trace.count, trace.edges)
     frozen = _flags(component, [row for row, _ in trace.frozen])
     frozen[component[0]] = True  # label 0 is what nobody owns
     heads = _flags(component, trace.head_rows)

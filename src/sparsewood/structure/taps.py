@@ -33,7 +33,7 @@ def with_taps(groups: Sequence[Group], record: Record) -> list[Group]:
     for number, step in enumerate(record.steps):
         if step.family != "contraction" or not step.weights:
             continue
-        for index in sorted({int(one) for row in step.rows for one in np.unique(graph.groups_in(row)) if one >= 0}):
+        for index in sorted({one for row in step.rows for one in graph.groups_of(row)}):
             producer = graph.producer(step, index)
             tap = producer and graph.tap(number, index, producer)
             if tap:
@@ -51,6 +51,9 @@ class _Graph:
         for number, step in enumerate(record.steps):
             for source in step.sources:
                 self.users[source].append(number)
+        self.group = record.group_of[record.component]
+        self.group[0] = -1
+        self.known: dict[int, frozenset[int]] = {}
         self.events: dict[int, Event] = {}
         for event in record.events:
             self.events.setdefault(event.step, event)
@@ -59,12 +62,24 @@ class _Graph:
         """The group of every position of a row, -1 where there is none."""
         if row is None:
             return np.zeros(0, np.int64)
-        return np.where(row > 0, self.record.group_of[self.record.component[row]], -1)
+        return self.group[row]
+
+    def groups_of(self, row: Row) -> frozenset[int]:
+        """The groups that have positions in a row."""
+        if row is None:
+            return frozenset()
+        found = self.known.get(id(row))
+        if found is None:
+            found = frozenset(np.unique(self.group[row]).tolist()) - {-1}
+            self.known[id(row)] = found
+        return found
 
     def producer(self, step: Step, group: int) -> str | None:
         """The name of the weight of `step` that makes units of `group`."""
         for axes in sorted(step.weights, key=lambda axes: -len(axes.rows)):
             for row in axes.rows:
+                if group not in self.groups_of(row):
+                    continue
                 own = np.flatnonzero(self.groups_in(row) == group)
                 if len(own) and row is not None and any(self._same(row[own], out) for out in step.rows):
                     span = self.record.spans[bisect_right(self.starts, int(row[own[0]])) - 1]
@@ -82,9 +97,8 @@ class _Graph:
             if event is None:
                 continue
             for axis, row in enumerate(event.rows):
-                groups = self.groups_in(row)
-                if row is not None and (groups == group).any():
-                    owner = np.where(groups == group, self.record.unit_of[self.record.component[row]], -1)
+                if row is not None and group in self.groups_of(row):
+                    owner = np.where(self.groups_in(row) == group, self.record.unit_of[self.record.component[row]], -1)
                     at = "input" if event.at == "input" else "output"
                     return Tap(producer, event.module, event.call, at, event.index, axis, owner)
         return None
@@ -101,7 +115,7 @@ class _Graph:
                 break
             number, source = heapq.heappop(heap)
             step = self.record.steps[number]
-            if number in before or not any((self.groups_in(row) == group).any() for row in step.rows):
+            if number in before or not any(group in self.groups_of(row) for row in step.rows):
                 if number not in before and not found_reader:
                     read_at, found_reader = source, True
                 continue

@@ -58,14 +58,13 @@ def trace(model: nn.Module, example_inputs: Any, *, attention: Literal["heads", 
         raise SparsewoodError(f"The 'attention' parameter of trace must be 'heads' or 'head_dims'. Got {attention!r}.")
     inner = _unwrapped(model)
     tracer = Tracer()
-    names = {id(tensor): name for name, tensor in _tensors(model)}
     with _attributes_kept(inner), untouched(inner, training=False), _quiet():
-        for _, tensor in _tensors(inner):
-            tracer.register(names[id(tensor)], tensor)
+        for name, tensor in _tensors(model):
+            tracer.register(name, tensor)
         _passes(inner, example_inputs, tracer)
         if any(span.param not in tracer.used for span in tracer.spans):
             _in_training(inner, example_inputs, tracer)
-    return assemble(tracer, model, attention)
+    return assemble(tracer, attention=attention)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

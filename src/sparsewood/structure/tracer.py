@@ -56,6 +56,8 @@ class Tracer(Labels):
         self.device = torch.device("cpu")
         self.choices: list[bool] = []
         self.chosen: list[bool] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.parameters: set[str] = set()
         self.used: set[str] = set()
         self.ends: set[int] = set()
         self.sizes: list[Any] = []
@@ -75,6 +77,9 @@ class Tracer(Labels):
         rows = tuple(self.fresh(size) for size in tensor.shape)
         self.spans += [Span(name, axis, int(row[0]) if len(row) else 0, len(row)) for axis, row in enumerate(rows)]
         self._rows[id(tensor)] = (name, rows)
+        self.shapes[name] = tuple(tensor.shape)
+        if isinstance(tensor, torch.nn.Parameter):
+            self.parameters.add(name)
         if is_traceable_wrapper_subclass(tensor) or tensor.is_quantized:
             for row in rows:
                 self.freeze(row, f"{name} is a {type(tensor).__name__}, whose parts cannot be followed")
