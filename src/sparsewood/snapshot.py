@@ -18,7 +18,7 @@ __all__ = ["untouched"]
 
 
 @contextmanager
-def untouched(model: nn.Module, *, training: bool | None = False) -> Iterator[None]:
+def untouched(model: nn.Module, *, training: bool | None = False, buffers: bool = True) -> Iterator[None]:
     """Run `model` inside this block; afterwards it is as it was, also if the block raises.
 
     Inside, the model is in eval mode (`training=False`), train mode (`True`) or the mode it had (`None`), and every
@@ -27,7 +27,7 @@ def untouched(model: nn.Module, *, training: bool | None = False) -> Iterator[No
     Put back: the training flag of every module, the buffers (objects and values), `requires_grad` and `.grad` of every
     parameter, and the random state of Python, of NumPy, and of PyTorch on the CPU and the CUDA devices that the model
     is on. Not put back: parameter values and plain Python attributes that `forward` assigns, for which there is no
-    general way.
+    general way; with `buffers=False`, for callers that know that nothing writes to them, neither are buffers.
 
     Raises `SparsewoodError` if a lazy module has not seen its first input, since that pass is one that must stay.
 
@@ -39,7 +39,9 @@ def untouched(model: nn.Module, *, training: bool | None = False) -> Iterator[No
     """
     require_model(model)
     _refuse_lazy(model)
-    restorers = [_training_flags(model), _buffers(model), _gradients(model), _other_random_state()]
+    restorers = [_training_flags(model), _gradients(model), _other_random_state()]
+    if buffers:
+        restorers.append(_buffers(model))
     with torch.random.fork_rng(devices=_cuda_devices(model)):
         try:
             if training is not None:

@@ -155,6 +155,10 @@ def note_integers(trace: Tracer, call: Call) -> None:
         check(trace, call)
         return
     tracked = [value for value in _integers(call.args, call.kwargs) if type(value) is Tracked]
+    if tracked and call.name in ("full", "new_full"):
+        value = argument(call, 1 if call.name == "full" else 2, "fill_value")
+        if type(value) is Tracked:
+            note_number(value)
     if (
         call.name in _MADE
         or call.name in _EXPANDS

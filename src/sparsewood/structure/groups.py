@@ -86,22 +86,30 @@ class _Table:
 
 def _footprints(table: _Table, free: np.ndarray) -> Iterator[tuple[np.ndarray, list[int]]]:
     """Components with equal footprints, in order of their first position, and the spans they have positions in."""
-    chosen = free[table.component]
-    keys, first, counts = np.unique(
-        table.component[chosen] * len(table.spans) + table.span[chosen], return_index=True, return_counts=True
-    )
-    component, span = keys // max(len(table.spans), 1), keys % max(len(table.spans), 1)
+    chosen = np.flatnonzero(free[table.component])
+    component = table.component[chosen]
     signature = np.zeros(len(free), np.uint64)
-    np.add.at(signature, component, _mixed(span * (int(counts.max(initial=0)) + 1) + counts))
-    earliest = np.full(len(free), np.iinfo(np.int64).max)
-    np.minimum.at(earliest, component, np.flatnonzero(chosen)[first])
-    members = np.unique(component)
+    np.add.at(signature, component, _mixed(np.arange(len(table.spans)))[table.span[chosen]])
+    earliest = np.full(len(free), -1)
+    earliest[component[::-1]] = chosen[::-1]
+    members = np.flatnonzero(earliest >= 0)
     _, group = np.unique(signature[members], return_inverse=True)
     order = np.lexsort((earliest[members], group))
     runs = np.split(members[order], np.flatnonzero(np.diff(group[order])) + 1) if len(members) else []
-    bounds = np.searchsorted(component, np.arange(len(free) + 1))
+    spans = _spans_of(table, [int(run[0]) for run in runs])
     for run in sorted(runs, key=lambda run: int(earliest[run[0]])):
-        yield run, span[bounds[run[0]] : bounds[run[0] + 1]].tolist()
+        yield run, spans[int(run[0])]
+
+
+def _spans_of(table: _Table, components: Sequence[int]) -> dict[int, list[int]]:
+    """The spans in which each of the components has positions."""
+    spans: dict[int, list[int]] = {one: [] for one in components}
+    wanted = np.zeros(int(table.component.max(initial=0)) + 1, bool)
+    wanted[list(components)] = True
+    here = wanted[table.component]
+    for key in np.unique(table.component[here] * len(table.spans) + table.span[here]).tolist():
+        spans[key // len(table.spans)].append(key % len(table.spans))
+    return spans
 
 
 def _mixed(keys: np.ndarray) -> np.ndarray:
@@ -131,7 +139,7 @@ def _groups(
             owner = np.where(here[places] == number, unit[places], -1)
             role: Role = "out" if key not in consumed else "both" if key in produced else "in"
             slices.append(Slice(table.spans[index].param, table.spans[index].axis, owner, role))
-        inexact = tuple(sorted({kind for one in members.tolist() for kind in kinds.get(one, ())}))
+        inexact = tuple(sorted(kind for kind, flags in kinds.items() if flags[members].any()))
         groups.append(Group("", len(members), tuple(slices), exact=not inexact, inexact=inexact))
     return groups, group_of, unit_of
 
@@ -160,15 +168,15 @@ def _through_rectangles(trace: Tracer, consumed: np.ndarray) -> None:
             consumed[split.right] |= grid.any(0)
 
 
-def _kinds(trace: Tracer, component: np.ndarray) -> Mapping[int, set[str]]:
-    """For every component, in what ways removing it differs from zeroing it."""
-    kinds: dict[int, set[str]] = {}
+def _kinds(trace: Tracer, component: np.ndarray) -> Mapping[str, np.ndarray]:
+    """For every way in which removing a unit can differ from zeroing it, of which components that holds."""
+    kinds: dict[str, np.ndarray] = {}
     read = trace.read_steps()
     for row, kind, step in trace.inexact_rows:
         if 0 <= step < len(read) and not read[step]:
             continue  # nobody reads the result, such as attention weights that are averaged in vain
-        for one in set(component[row[row > 0]].tolist()):
-            kinds.setdefault(one, set()).add(kind)
+        flags = kinds.setdefault(kind, np.zeros(int(component.max(initial=0)) + 1, bool))
+        flags[component[row[row > 0]]] = True
     return kinds
 
 

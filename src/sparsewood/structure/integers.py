@@ -25,7 +25,7 @@ from sparsewood.structure.sizes import Comparison, SizeUse
 from sparsewood.structure.tracer import Tracer
 from sparsewood.structure.tracked import Number, Tracked
 
-__all__ = ["attributes_tracked", "number_of_elements", "shape_of", "size_of", "tracked_shape"]
+__all__ = ["attributes_tracked", "length_of", "number_of_elements", "shape_of", "size_of", "stride_of", "tracked_shape"]
 
 SCALED = "scaled by the number of units"
 
@@ -93,6 +93,22 @@ def size_of(trace: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 def number_of_elements(trace: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
     """The answer to `tensor.numel()`."""
     return reduce(lambda a, b: a * b, tracked_shape(trace, args[0]), 1)
+
+
+def length_of(trace: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The answer to `len(tensor)`, which Python makes a plain number."""
+    _note_numbers(trace, args[0], slice(0, 1))
+    return func(*args, **kwargs)
+
+
+def stride_of(trace: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The answer to `tensor.stride()`, products of sizes."""
+    _note_numbers(trace, args[0], slice(1, None))
+    return func(*args, **kwargs)
+
+
+def _note_numbers(trace: Tracer, tensor: Tensor, axes: slice) -> None:
+    trace.sizes += [Number(Size(row)) for row in (row_of(trace, tensor) or ())[axes] if row is not None]
 
 
 # ---------------------------------------------------------------- attributes
@@ -179,7 +195,7 @@ def _restore(container: Any, key: Any, before: Any, now: Any) -> None:
     if found is now:
         container[key] = before
     elif type(found) is Tracked:
-        container[key] = int(found)
+        container[key] = found.plain
 
 
 def _is_plain_object(value: Any) -> bool:

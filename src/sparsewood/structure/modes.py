@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsewood.structure.asked import note_integers
 from sparsewood.structure.axes import axes_of
-from sparsewood.structure.integers import number_of_elements, shape_of, size_of
+from sparsewood.structure.integers import length_of, number_of_elements, shape_of, size_of, stride_of
 from sparsewood.structure.log import Call, Event
 from sparsewood.structure.rules import find_function_rule, find_rule
 from sparsewood.structure.tracer import Tracer
@@ -110,6 +110,8 @@ _answers: dict[Any, Answer] = {
     _tensor.requires_grad.__get__: _pass,
     _tensor.shape.__get__: shape_of,
     Tensor.size: size_of,
+    Tensor.__len__: length_of,
+    Tensor.stride: stride_of,
     Tensor.numel: number_of_elements,
     Tensor.nelement: number_of_elements,
     Tensor.numpy: _leaves,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,59 @@ def _group_norm(x: Tensor, *others: Any) -> tuple[Tensor, ...]:
     return _like(x), statistic, _like(statistic)
 
 
+def _mm(left: Tensor, right: Tensor) -> Tensor:
+    return torch.empty((left.shape[0], right.shape[1]), dtype=left.dtype, device="meta")
+
+
+def _addmm(_: Tensor, left: Tensor, right: Tensor, **__: Any) -> Tensor:
+    return _mm(left, right)
+
+
+def _bmm(left: Tensor, right: Tensor) -> Tensor:
+    return torch.empty((left.shape[0], left.shape[1], right.shape[2]), dtype=left.dtype, device="meta")
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Any, *others: Any) -> Tensor:
+    stride, padding, dilation, transposed, _, groups = others
+    kernel, space = weight.shape[2:], x.shape[2:]
+    if transposed or len(x.shape) != len(weight.shape):
+        return _aten.convolution.default(x, weight, bias, *others)
+    if x.shape[1] != weight.shape[1] * groups:
+        raise RuntimeError(f"a kernel for {weight.shape[1] * groups} channels meets {x.shape[1]}")
+    out = [
+        (size + 2 * _of(padding, i) - _of(dilation, i) * (kernel[i] - 1) - 1) // _of(stride, i) + 1
+        for i, size in enumerate(space)
+    ]
+    if min(out) < 1:
+        raise RuntimeError(f"a kernel of {tuple(kernel)} does not fit into {tuple(space)}")
+    return torch.empty((x.shape[0], weight.shape[0], *out), dtype=x.dtype, device="meta")
+
+
+def _cat(tensors: Any, dim: int = 0) -> Tensor:
+    first = tensors[0]
+    alike = all(one.dim() == first.dim() and one.dtype == first.dtype for one in tensors)
+    if not alike or not first.dim():
+        return _aten.cat.default(tensors, dim)
+    dim %= first.dim()
+    shape = list(first.shape)
+    if any(size != one.shape[i] for one in tensors for i, size in enumerate(shape) if i != dim):
+        raise RuntimeError(f"tensors of {[tuple(one.shape) for one in tensors]} cannot be put side by side at {dim}")
+    shape[dim] = sum(one.shape[dim] for one in tensors)
+    return torch.empty(shape, dtype=first.dtype, device="meta")
+
+
+def _unary(func: Any, x: Tensor, *others: Any, **named: Any) -> Tensor:
+    return _like(x) if x.is_floating_point() and x.is_contiguous() else func(x, *others, **named)
+
+
+def _in_place(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x
+
+
+def _of(values: Any, axis: int) -> int:
+    return values[axis if len(values) > 1 else 0]
+
+
 def _grouped_mm(left: Tensor, right: Tensor, *_: Any, **others: Any) -> Tensor:
     if left.dim() == 2 and right.dim() == 3:
         return torch.empty((left.shape[0], right.shape[2]), dtype=left.dtype, device="meta")
@@ -45,9 +99,17 @@ def _grouped_mm(left: Tensor, right: Tensor, *_: Any, **others: Any) -> Tensor:
 
 
 SHORTCUTS: dict[Any, Any] = {
+    _aten.cat.default: _cat,
+    _aten.mm.default: _mm,
+    _aten.addmm.default: _addmm,
+    _aten.bmm.default: _bmm,
+    _aten.convolution.default: _convolution,
     _aten.native_batch_norm.default: _batch_norm,
     _aten.native_layer_norm.default: _layer_norm,
     _aten.native_group_norm.default: _group_norm,
 }
+for _name in ["relu", "silu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "elu", "gelu"]:
+    SHORTCUTS[getattr(_aten, _name).default] = partial(_unary, getattr(_aten, _name).default)
+    SHORTCUTS[getattr(_aten, f"{_name}_").default] = _in_place
 if hasattr(_aten, "_grouped_mm"):  # not in older versions; its own shape function knows one precision only
     SHORTCUTS[_aten._grouped_mm.default] = _grouped_mm

@@ -29,33 +29,35 @@ Edge = tuple[np.ndarray, np.ndarray, int]
 def solve(trace: Tracer, *, keep_head_size: bool) -> tuple[np.ndarray, list[Side]]:
     """The component of every label, and for every rectangle the side that shrinks; what has to stay is frozen."""
     _freeze_unused(trace)
-    _tie_sizes(trace)
-    component = _components(trace.count, trace.edges)
+    component = _tie_sizes(trace, _components(trace.count, trace.edges))
     if not trace.splits:
         _freeze_conflicts(trace, component)
         return component, []
     known = len(trace.edges)
     sides = _decide_rectangles(trace, component, keep_head_size=keep_head_size)
-    more = [(component[first], component[second], step) for first, second, step in trace.edges[known:]]
-    component = _components(component.max(initial=0) + 1, more)[component]
+    component = _with_more(component, trace.edges[known:])
     _freeze_conflicts(trace, component)
     return component, sides
 
 
-def _tie_sizes(trace: Tracer) -> None:
+def _with_more(component: np.ndarray, edges: Sequence[Edge]) -> np.ndarray:
+    """Components when more labels are coupled."""
+    between = [(component[first], component[second], step) for first, second, step in edges]
+    return _components(component.max(initial=0) + 1, between)[component] if edges else component
+
+
+def _tie_sizes(trace: Tracer, component: np.ndarray) -> np.ndarray:
     """Couple axes that must stay equally long: one has the size of the other, or both that of one attribute.
 
     Which position goes with which is free to choose; the first goes with the first. Axes of the same units, in
     whatever order, are equally long anyhow.
     """
-    pairs = _equally_long(trace)
-    if not pairs:
-        return
-    component = _components(trace.count, trace.edges)
-    for step, row, other in pairs:
+    known = len(trace.edges)
+    for step, row, other in _equally_long(trace):
         if not np.array_equal(np.sort(component[other]), np.sort(component[row])):
             trace.op = step
             trace.unite(row, other, why=_SIZE)
+    return _with_more(component, trace.edges[known:])
 
 
 def _equally_long(trace: Tracer) -> list[tuple[int, np.ndarray, np.ndarray]]:
@@ -111,7 +113,8 @@ def _decide_rectangles(trace: Tracer, component: np.ndarray, *, keep_head_size: 
     why = FrozenBy.of([(component[row[row > 0]], number) for row, number in trace.frozen])
     sides = decide(trace.splits, component, frozen, heads, keep_head_size=keep_head_size)
     for split, side in zip(trace.splits, sides, strict=True):
-        _carry_out(trace, split, side, [_first(trace, why, component[row]) for row in (split.left, split.right)])
+        sides_why = [_first(trace, why, component[row]) for row in (split.left, split.right)] if side == "none" else ()
+        _carry_out(trace, split, side, sides_why)
     return sides
 
 

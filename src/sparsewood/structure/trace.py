@@ -58,7 +58,7 @@ def trace(model: nn.Module, example_inputs: Any, *, attention: Literal["heads", 
         raise SparsewoodError(f"The 'attention' parameter of trace must be 'heads' or 'head_dims'. Got {attention!r}.")
     inner = _unwrapped(model)
     tracer = Tracer()
-    with _attributes_kept(inner), untouched(inner, training=False), _quiet():
+    with _attributes_kept(inner), untouched(inner, training=False, buffers=False), _quiet():
         for name, tensor in _tensors(model):
             tracer.register(name, tensor)
         _passes(inner, example_inputs, tracer)

@@ -38,14 +38,29 @@ class Tracked(int):
         number.expression, number.uses = expression, uses
         return number
 
+    @property
+    def plain(self) -> int:
+        """The integer without its memory."""
+        return int.__int__(self)
+
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int(self),)
+        return int, (self.plain,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> int:
-        return int(self)
+        return self.plain
 
     def __copy__(self) -> int:
-        return int(self)
+        return self.plain
+
+    def __int__(self) -> int:
+        note_number(self)
+        return self.plain
+
+    def __abs__(self) -> Tracked:
+        return self
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
 
     def __neg__(self) -> Tracked:
         return Tracked.of(int.__neg__(self), Operation("neg", (self.expression,)), self.uses)
@@ -94,9 +109,19 @@ def _arithmetic(symbol: str, name: str, *, reflected: bool) -> Callable[[Tracked
             if isinstance(other, float):  # takes over, and asks for nothing
                 note_number(self)
             return value
-        known = expression_of(other, self.uses) or Constant(int(other))
+        known = expression_of(other, self.uses) or Constant(other.plain if type(other) is Tracked else int(other))
         operands = (known, self.expression) if reflected else (self.expression, known)
         return Tracked.of(value, Operation(symbol, operands), self.uses)
+
+    return method
+
+
+def _bits(name: str) -> Callable[[Tracked, Any], Any]:
+    plain = getattr(int, name)
+
+    def method(self: Tracked, other: Any) -> Any:
+        note_number(self)
+        return plain(self.plain, other)
 
     return method
 
@@ -107,7 +132,7 @@ def _comparison(symbol: str, name: str) -> Callable[[Tracked, Any], Any]:
     def method(self: Tracked, other: Any) -> Any:
         outcome = plain(self, other)
         if outcome is not NotImplemented:
-            right = expression_of(other, self.uses) or Constant(int(other))
+            right = expression_of(other, self.uses) or Constant(other.plain if type(other) is Tracked else int(other))
             _note_comparison(self.uses, self.expression, symbol, right, outcome)
         return outcome
 
@@ -118,6 +143,9 @@ for _symbol, _name in {"+": "add", "-": "sub", "*": "mul", "//": "floordiv", "%"
     assert _symbol in ARITHMETIC
     setattr(Tracked, f"__{_name}__", _arithmetic(_symbol, f"__{_name}__", reflected=False))
     setattr(Tracked, f"__r{_name}__", _arithmetic(_symbol, f"__r{_name}__", reflected=True))
+for _name in ("and", "or", "xor", "lshift", "rshift"):
+    setattr(Tracked, f"__{_name}__", _bits(f"__{_name}__"))
+    setattr(Tracked, f"__r{_name}__", _bits(f"__r{_name}__"))
 for _symbol, _name in {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}.items():
     assert _symbol in COMPARISONS
     setattr(Tracked, f"__{_name}__", _comparison(_symbol, f"__{_name}__"))
