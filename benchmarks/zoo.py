@@ -27,35 +27,10 @@ import torch
 from zoo_models import SMALL, Entry, entries
 
 from sparsewood.structure import Structure, trace
+from sparsewood.structure.reasons import NO_RULE, RULE_FAILED, advice
 
 LIMIT = 600
 EXPLAINED_BELOW = 0.8
-NO_RULE, FAILED = "there is no rule", "its rule failed"
-
-ADVICE = {
-    NO_RULE: "a rule for this operation in structure/rules",
-    FAILED: "a fix of the rule: this is a bug",
-    "does not say": "a fix of the rule: this is a bug",
-    "output of the network": "nothing: outputs stay as they are",
-    "no parameter owns": "nothing if it is an input or a position; else a rule that keeps the axis's labels",
-    "does not use": "an example input that makes the forward use it",
-    "that of another axis": "a forward that asks the tensor for this size, not another one",
-    "axes of different sizes": "an attribute for each of the sizes",
-    "has to stay": "an attribute for each of the sizes",
-    "written in the forward": "sizes read from the tensor or from an attribute of the module",
-    "fixed position": "sizes read from the tensor or from an attribute of the module",
-    "depends on whether": "a forward without a comparison of sizes, or one that comes out the same",
-    "cut into parts": "parts of equal length, or their lengths in an attribute",
-    "windows move": "nothing: neighbours along this axis are combined",
-    "positions move": "nothing: the order along this axis is computed with",
-    "chosen by": "nothing: positions along this axis are picked by number",
-    "rectangle": "the other choice of side (attention='head_dims'), where that removes more",
-    "leave the graph": "a forward that computes with tensors alone",
-    "only position": "nothing: a single channel stays",
-    "kernel": "nothing: places in a kernel stay",
-    "softmax": "nothing: a softmax over units is another one without them",
-}
-"""What it would take, by a part of the reason."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +79,9 @@ def measure(entry: Entry) -> Row:
     seconds = time.perf_counter() - began
     prunable, total = prunable_entries(structure, [name for name, _ in model.named_parameters()])
     gaps = Counter(
-        f"{barrier.op}: {barrier.why}" for barrier in structure.barriers if barrier.why.startswith((NO_RULE, FAILED))
+        f"{barrier.op}: {barrier.why}"
+        for barrier in structure.barriers
+        if barrier.why.startswith((NO_RULE, RULE_FAILED))
     )
     return Row(
         entry.name,
@@ -137,11 +114,6 @@ def limited(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-def advice(reason: str) -> str:
-    """What it would take to remove what the reason keeps."""
-    return next((text for part, text in ADVICE.items() if part in reason), "")
 
 
 def show(row: Row) -> None:

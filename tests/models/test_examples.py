@@ -152,3 +152,27 @@ def test_the_values_are_the_same_every_time() -> None:
     before = torch.random.get_rng_state()
     assert torch.equal(example_inputs(model, "small_conv"), example_inputs(model, "small_conv"))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bert", "BertForMaskedLM"),
+        ("gpt2", "GPT2LMHeadModel"),
+        ("t5", "T5ForConditionalGeneration"),
+        ("whisper", "WhisperForConditionalGeneration"),
+        ("clip", "CLIPModel"),
+        ("vit", "ViTForImageClassification"),
+        ("bart", "BartForConditionalGeneration"),
+        ("wav2vec2", "Wav2Vec2ForCTC"),
+        ("dinov2_with_registers", "Dinov2WithRegistersForImageClassification"),
+    ],
+)
+def test_any_task_is_a_head_that_uses_all_of_the_network(name: str, expected: str) -> None:
+    with torch.device("meta"):
+        assert type(load_model(f"transformers:{name}", task="any")).__name__ == expected
+
+
+def test_no_head() -> None:
+    with torch.device("meta"):
+        assert type(load_model("transformers:bert", task="none")).__name__ == "BertModel"

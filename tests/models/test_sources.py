@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,25 @@ def test_channels(name: str) -> None:
         assert next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels == 5
 
 
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "ssdlite320_mobilenet_v3_large", "r3d_18"])
+def test_all_kinds_of_torchvision_without_a_connection(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segmentation, detection, video: nothing is downloaded, and `classes` is understood."""
+    need("torchvision")
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    assert isinstance(load_model(f"torchvision:{name}", classes=5), nn.Module)
+
+
+def test_a_path_into_torchvision() -> None:
+    """In a new interpreter, which has not imported it."""
+    need("torchvision")
+    code = "from sparsewood.models import load_model\nload_model('torchvision.models:squeezenet1_1')\n"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_the_librarys_own_names_work_too() -> None:
     need("timm")
     assert load_model("timm:resnet10t", num_classes=3, in_chans=1).fc.out_features == 3
@@ -130,7 +150,8 @@ UNKNOWN = [
     ("vgg", {"dept": 16}, r"The model 'vgg' has no parameter 'dept'\. Did you mean 'depth'\? It takes depth, class"),
     ("vgg", {"zzz": 16}, r"has no parameter 'zzz'\. It takes depth, classifier, .*size\.$"),
     ("torchvision:resnet19", {}, r"Unknown model of torchvision 'resnet19'\. Did you mean 'resnet1"),
-    ("torchvision:fcn_resnet50", {}, "Unknown model of torchvision 'fcn_resnet50'"),
+    ("torchvision:fcn_resnet51", {}, r"Unknown model of torchvision 'fcn_resnet51'\. Did you mean 'fcn_resnet50'"),
+    ("torchvision:quantized_resnet18", {}, "Unknown model of torchvision 'quantized_resnet18'"),
     ("torchvision:resnet18", {"zero_init": 1}, r"'torchvision:resnet18' has no parameter 'zero_init'\. .* classes,"),
     ("torchvision:resnet18", {"channels": 1}, r"has no parameter 'channels'\. .*width_per_group"),
     ("timm:resnet181", {}, r"Unknown model of timm 'resnet181'\. Did you mean 'resnet1"),

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sparsewood.run.cli import main
+from sparsewood.models.wheels import ensure_torchvision
+from sparsewood.run.cli import inspect_, main
+from sparsewood.run.inspect_command import inspect_model
 
 Captured = pytest.CaptureFixture[str]
 OWN = "own_models_to_inspect"
@@ -111,6 +113,49 @@ def test_attention_by_heads_or_dimensions(capsys: Captured) -> None:
     assert capsys.readouterr().out != heads
 
 
+TINY = {
+    "resnet_cifar": ["depth=8"],
+    "timm:vit_tiny_patch16_224": ["img_size=16", "patch_size=8", "depth=1"],
+    "transformers:bert": ["hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=8"],
+    "transformers:gpt2": ["n_embd=8", "n_layer=1", "n_head=2"],
+    "transformers:t5": ["d_model=16", "d_kv=8", "d_ff=16", "num_layers=1", "num_heads=2"],
+    "transformers:whisper": ["d_model=16", "encoder_layers=1", "decoder_layers=1", "encoder_attention_heads=2"]
+    + ["decoder_attention_heads=2", "encoder_ffn_dim=16"],
+    "transformers:llama": ["hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=8"],
+    "transformers:clip": ["text_config={num_hidden_layers: 1}", "vision_config={num_hidden_layers: 1}"],
+}
+NAMES = [*TINY, "torchvision:resnet50", "torchvision:fcn_resnet50"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_the_help_need_nothing_else(name: str, capsys: Captured) -> None:
+    """Those that `--help` gives, and types of transformers without a task, which get the head that they have."""
+    ensure_torchvision()
+    pytest.importorskip(name.partition(":")[0] if ":" in name else "torch")
+    settings = [part for one in TINY.get(name, ()) for part in ("--set", one)]
+    structure = inspect_model(name, settings[1::2])
+    assert structure.prunable
+    assert "traced in" in capsys.readouterr().out
+
+
+def test_the_names_of_the_help_are_tested() -> None:
+    text = " ".join((inspect_.__doc__ or "").split())
+    assert all(name in text for name in ("resnet_cifar", "torchvision:resnet50", "timm:vit_tiny", "transformers:bert"))
+
+
+def test_large_models_are_built_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("sparsewood.run.inspect_command._LARGE", 100)
+    large = inspect_model("transformers:llama", TINY["transformers:llama"])
+    monkeypatch.undo()
+    assert repr(large) == repr(inspect_model("transformers:llama", TINY["transformers:llama"]))
+
+
+def test_the_number_of_lines(capsys: Captured) -> None:
+    assert main(["inspect", "resnet_cifar", "--set", "depth=8", "--groups", "1"]) == 0
+    assert re.search(r"and \d+ more groups with \d+ units; all of them: .* --groups \d", capsys.readouterr().out)
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
@@ -138,6 +183,13 @@ def test_help_imports_nothing_heavy() -> None:
         ([f"{OWN}:carrying", "--explain", "conv1"], "Unknown group, parameter or module 'conv1'"),
         ([f"{OWN}:carrying", "--attention", "all"], "all"),
         ([f"{OWN}:carrying", "--svg", f"{OWN}.py/s.svg"], "Cannot write to directory"),
+        ([f"{OWN}:broken", "--svg", "."], "Cannot write file '.': it exists and is no regular file"),
+        ([f"{OWN}:broken", "--json", "/"], "Cannot write file '/': it exists and is no regular file"),
+        ([f"{OWN}:carrying", "--groups", "0"], "--groups must be a whole number >= 1. Got 0"),
+        (
+            ["transformers:bert", "--set", "task=ctc"],
+            "text-classification, causal-lm, masked-lm, none. Add --set task=",
+        ),
         ([], "model"),
     ],
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import sparsewood as sw
 from sparsewood.structure.graphs import owner_of, to_json
-from sparsewood.structure.structure import Structure
+from sparsewood.structure.structure import Barrier, Structure
 
 
 class Block(nn.Module):
@@ -83,7 +83,32 @@ def test_layers_that_are_alike_share_a_line(stream: Structure) -> None:
 
 def test_long_tables_are_cut(stream: Structure) -> None:
     assert "and 4 more groups with 36 units" in stream.summary(groups=1)
-    assert max(map(len, stream.summary(width=90).splitlines()[1:])) <= 90
+    assert "summary(groups=2), or --groups 2" in stream.summary(groups=1)
+    for width in (80, 90):
+        assert max(map(len, stream.summary(width=width).splitlines())) <= width
+
+
+def test_two_groups_that_are_alike_share_a_line() -> None:
+    lines = sw.trace(residual(2), torch.zeros(1, 5)).summary().splitlines()
+    assert [line.split()[:2] for line in lines if line.startswith("*.up")] == [["*.up", "x2"]]
+
+
+def test_coarse_units_say_how_many_positions_go_together(structure: Structure) -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.heads = nn.Linear(4, 12), nn.Linear(12, 2), 3
+
+        def forward(self, x: Tensor) -> Tensor:
+            blocks = self.one(x).view(1, self.heads, -1)
+            return self.two((blocks * torch.softmax(blocks, -1)).flatten(1))
+
+    text = sw.trace(Halves(), torch.zeros(1, 4)).summary()
+    header, _, line = text.splitlines()[2:5]
+    assert "each" in header.split()
+    assert line.split()[:3] == ["one", "3", "x4"]
+    assert "each: so many positions" in " ".join(text.split())
+    assert "each" not in structure.summary()
 
 
 def test_long_names_are_cut() -> None:
@@ -109,15 +134,85 @@ def test_reasons_are_sorted_and_cut() -> None:
     frozen = sw.trace(Odd(), torch.zeros(1, 4))
     lines = frozen.summary(reasons=1).splitlines()
     assert "Nothing can be removed." in lines
-    numbers = [int(line.split()[0].replace(",", "")) for line in lines[-2:]]
+    first, advice, last = lines[-3:]
+    numbers = [int(line.split()[0].replace(",", "")) for line in (first, last)]
     assert sum(numbers) == sum(p.numel() for p in Odd().parameters())
-    assert lines[-1].endswith("more reasons") or lines[-1].endswith("more reason")
-    assert "sort" in lines[-2]
+    assert "more reason" in last
+    assert "summary(reasons=" in last
+    assert "sort" in first
+    assert advice.strip() == "-> nothing: a sort mixes its positions"
+
+
+def test_long_reasons_go_on_below() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a_layer_with_a_long_name, self.two = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(self.a_layer_with_a_long_name(x).view(1, 2, 3).flatten(1))
+
+    text = sw.trace(Written(), torch.zeros(1, 4)).summary(width=60)
+    assert max(map(len, text.splitlines())) <= 60
+    assert "..." not in text
+    assert "its size 2 is written in the forward" in " ".join(text.split())
+    assert "-> use -1 or an attribute of the module there" in " ".join(text.split())
 
 
 def test_a_network_without_parameters() -> None:
     text = str(sw.trace(nn.ReLU(), torch.zeros(1, 4)))
-    assert text.splitlines()[0].startswith("0 parameters, 0 % of them")
+    assert text == "Nothing to prune: the network has no parameters."
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_whose_the_units_of_a_layer_are(stream: Structure) -> None:
+    assert [group.name for group in stream.group_of("1.down.weight")] == ["0"]
+    assert [group.name for group in stream.group_of("1.down.weight", -1)] == ["1.up"]
+    assert stream.group_of("5.bias") == ()
+    with pytest.raises(sw.UnknownName, match=r"^Unknown group '1.down': the units of 1.down belong to group '0'\.$"):
+        stream.group("1.down")
+    with pytest.raises(sw.UnknownName, match=r"Unknown group '5': none of its units can be removed. explain\('5'\)"):
+        stream.group("5")
+    with pytest.raises(sw.UnknownName, match=r"^Unknown group 'zzz'. Known: '0', '1.up', .*'4.up'\.$"):
+        stream.group("zzz")
+    with pytest.raises(sw.UnknownName, match=r"Unknown parameter '1.down'"):
+        stream.group_of("1.down")
+    with pytest.raises(sw.SparsewoodError, match=r"'5.bias' has 1 axes, the first is 0. Got axis 1"):
+        stream.group_of("5.bias", 1)
+    for ask in (stream.explain, stream.group):
+        with pytest.raises(sw.SparsewoodError, match=r"asked for by its name, a text such as 'conv1'. Got 3"):
+            ask(3)  # pyright: ignore
+
+
+def test_what_every_kernel_has_is_not_told(structure: Structure) -> None:
+    inherent = [one for one in structure.barriers if one.inherent]
+    assert inherent
+    assert {one.why for one in inherent} == {"it is a place in a kernel"}
+    assert repr(structure) == "Structure(24 removable units in 2 groups, 1 barriers)"
+    assert "kernel" not in structure.summary() + json.dumps(structure.to_json()["barriers"])
+
+
+def test_operations_have_short_names_everywhere() -> None:
+    one = Barrier("aten.addmm.default", "fc", "", "there is no rule for this operation", 3)
+    assert str(one) == "there is no rule for this operation (addmm in fc)"
+    assert one.advice.startswith("register a rule")
+    assert str(Barrier("", "", "", "it is an output of the network")) == "it is an output of the network"
+
+
+@pytest.mark.parametrize(
+    ("why", "expected"),
+    [
+        ("its size 12 is written in the forward", "use -1 or an attribute of the module there"),
+        ("its size x.shape[1] is that of another axis", "take the size from the tensor itself"),
+        ("it is an output of the network", "nothing: it is what the network returns; leave hidden states out"),
+        ("it is a rectangle (...): for the blocks, its size 2 is written in the forward; ...", "use -1"),
+        ("no such reason", ""),
+    ],
+)
+def test_what_it_would_take(why: str, expected: str) -> None:
+    assert Barrier("", "", "", why).advice.startswith(expected)
 
 
 # ---------------------------------------------------------------- explanations
@@ -187,7 +282,8 @@ def test_what_stays_is_explained(structure: Structure) -> None:
     output = next(group for group in structure.groups if "output" in (group.frozen_by or ""))
     lines = structure.explain(output.name).splitlines()
     assert lines[0] == f"{output.name}: 10 units that stay"
-    assert lines[1:3] == ["Held by:", "  10 units: it is an output of the network"]
+    assert lines[1:4] == ["Held by:", "  10 units: it is an output of the network", "What it would take:"]
+    assert lines[4].startswith("  nothing: it is what the network returns")
     assert "  6.{weight,bias}[0]" in lines
 
 
@@ -233,7 +329,9 @@ def test_json_has_all_of_it(structure: Structure) -> None:
     for group, said in zip(structure.groups, told["groups"], strict=True):
         for one, of in zip(group.slices, said["slices"], strict=True):
             assert np.array_equal(owner_of(of["owner"]), one.owner)
-    assert {barrier["why"] for barrier in told["barriers"]} == {barrier.why for barrier in structure.barriers}
+    assert {barrier["why"] for barrier in told["barriers"]} == {
+        barrier.why for barrier in structure.barriers if not barrier.inherent
+    }
 
 
 @pytest.mark.parametrize(

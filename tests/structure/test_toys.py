@@ -100,8 +100,9 @@ def test_what_stays_says_why(structures: dict[str, Any], name: str, axis: str, w
 def test_structure_holds(structures: dict[str, Any], name: str) -> None:
     toy = TOYS[name]
     report = check_structure(toy.build(), toy.inputs(), _traced(structures, name))
-    not_run = {group for (group, check), why in report.skipped.items() if check == "removal" and "sizes" in why}
-    assert not not_run or name in _SIZES_IN_MODULES
+    not_run = {group for (group, check), why in report.skipped.items() if check == "removal" and "insists" in why}
+    assert bool(not_run) == (name in _SIZES_IN_MODULES)
+    assert "eval mode" in report.tried
 
 
 def test_toys_are_many_and_say_much() -> None:

@@ -264,15 +264,31 @@ def test_masks_remove_as_many_entries_as_are_counted(made: tuple[Structure, dict
     structure, _ = made
     everything = {group.name: np.ones(group.units, bool) for group in structure.prunable}
     assert to_masks(structure, everything).removed == 0
-    nothing = to_masks(structure, {name: ~keep for name, keep in everything.items()})
-    assert {name: mask.numel() - int(mask.sum()) for name, mask in nothing.items()} == {
-        name: count for name, count in entries_prunable(structure).items() if name in nothing
-    }
+    gone: dict[str, Tensor] = {}
     counts, entries = parameters_of_units(structure), entries_of_groups(structure)
     for group in structure.prunable:
-        assert to_masks(structure, {group.name: ~everything[group.name]}).removed == entries[group.name]
-        for unit in range(group.units):
-            assert to_masks(structure, alone(structure, group.name, unit)).removed == counts[group.name][unit]
+        with pytest.raises(SparsewoodError, match="at least one unit must stay"):
+            to_masks(structure, {group.name: ~everything[group.name]})
+        mine: dict[str, Tensor] = {}
+        for unit in range(group.units if group.units > 1 else 0):
+            masks = to_masks(structure, alone(structure, group.name, unit))
+            assert masks.removed == counts[group.name][unit]
+            for name, mask in masks.items():
+                mine[name] = mine.get(name, torch.zeros_like(mask)) | ~mask
+                gone[name] = gone.get(name, torch.zeros_like(mask)) | ~mask
+        assert group.units == 1 or sum(int(one.sum()) for one in mine.values()) == entries[group.name]
+    if all(group.units > 1 for group in structure.prunable):
+        prunable = entries_prunable(structure)
+        assert {name: int(one.sum()) for name, one in gone.items()} == {name: prunable[name] for name in gone}
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    structure = two_layers()
+    scores = {name: torch.ones(structure.shapes[name]) for name in structure.shapes}
+    name = next(iter(scores))
+    scores[name].view(-1)[0] = torch.nan
+    with pytest.raises(SparsewoodError, match=rf"1 of \d+ scores of '{name}' are NaN: selecting by them would mean"):
+        to_units(structure, scores)
 
 
 @given(structures())

@@ -23,7 +23,10 @@ TIMM_NAMES = {"classes": "num_classes", "channels": "in_chans"}
 
 
 def from_torchvision(name: str, pretrained: bool | str, parameters: Mapping[str, Any]) -> nn.Module:
-    """The classifier `name` of torchvision, with `pretrained` weights (True: its best ones) or new ones.
+    """The model `name` of torchvision, with `pretrained` weights (True: its best ones) or new ones.
+
+    All that it lists but the quantized ones: classifiers, and models for segmentation, detection, video and flow.
+    Without `pretrained`, their backbones are new, too, unless `weights_backbone` names weights.
 
     Pretrained weights with another number of `classes` get a new last layer. GoogLeNet and Inception of torchvision
     give more than logits in training mode unless `aux_logits=False`.
@@ -31,17 +34,22 @@ def from_torchvision(name: str, pretrained: bool | str, parameters: Mapping[str,
     Raises `UnknownName` for another name or parameter, `SparsewoodError` if torchvision is missing or refuses.
     """
     models = library("torchvision", "vision").models
-    known = models.list_models(module=models)
+    known = [one for one in models.list_models() if not one.startswith("quantized_")]
     if name not in known:
         raise UnknownName.among("model of torchvision", name, known)
     weights = "DEFAULT" if pretrained is True else pretrained or None
     settings = renamed(parameters, TORCHVISION_NAMES)
 
+    takes_backbone = "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters
+    backbone = {"weights_backbone": None} if takes_backbone else {}  # by default it would be downloaded
+    if weights is None:
+        settings = {**backbone, **settings}
+
     # With weights torchvision insists on the number of classes that they were trained for.
     classes = settings.pop("num_classes", None) if weights is not None else None
 
     def accepted() -> list[str]:
-        return _constructor_parameters(lambda: models.get_model(name), TORCHVISION_NAMES)
+        return _constructor_parameters(lambda: models.get_model(name, **backbone), TORCHVISION_NAMES)
 
     model = built(
         f"torchvision:{name}", lambda: models.get_model(name, weights=weights, **settings), accepted, pretrained

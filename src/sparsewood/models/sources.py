@@ -14,6 +14,7 @@ from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.models.initial import drawn_from
 from sparsewood.models.libraries import from_timm, from_torchvision, unknown_parameter
 from sparsewood.models.transformers_models import from_transformers
+from sparsewood.models.wheels import ensure_torchvision
 
 __all__ = ["load_model"]
 
@@ -42,12 +43,13 @@ def load_model(
     Names are
 
     * a reference model of `sparsewood.models.__all__`: "resnet_cifar";
-    * "torchvision:resnet18", a classifier of torchvision;
+    * "torchvision:resnet18", a model of torchvision, those for segmentation, detection and video included;
     * "timm:vit_tiny_patch16_224", a model of timm;
     * "transformers:vit" or "transformers:ViTConfig", a model type or configuration class of transformers, built from a
       configuration with `parameters`; `task="text-classification"` or "causal-lm" gives another head than the
-      default "image-classification". `model(images)` gives logits; with keyword arguments the model answers as
-      transformers documents it (a ModelOutput). Names in its `state_dict` are unchanged;
+      default "image-classification", "none" none, "any" the first that there is. `model(images)` gives logits; with
+      keyword arguments the model answers as transformers documents it (a ModelOutput). Names in its
+      `state_dict` are unchanged;
     * "package.module:factory", a function or class of your own that gives a `torch.nn.Module`. The module is imported,
       which runs its code.
 
@@ -118,6 +120,8 @@ def _from_module(
 
 
 def _factory(source: str, attribute: str, label: str) -> Callable[..., Any]:
+    if source.partition(".")[0] in LIBRARIES:  # a path into a library, as torchvision.models.segmentation:fcn_resnet50
+        ensure_torchvision()
     try:
         module = importlib.import_module(source)
     except ModuleNotFoundError as error:

@@ -19,20 +19,37 @@ MAPPINGS = {
     "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
     "text-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
     "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "masked-lm": "MODEL_FOR_MASKED_LM_MAPPING",
+    "seq2seq-lm": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+    "speech-seq2seq": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING",
+    "ctc": "MODEL_FOR_CTC_MAPPING",
+    "audio-classification": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING",
+    "video-classification": "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING",
+    "semantic-segmentation": "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING",
+    "zero-shot-image-classification": "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING",
+    "image-text-to-text": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "none": "MODEL_MAPPING",
 }
+ANY = (
+    *("seq2seq-lm", "speech-seq2seq", "masked-lm", "causal-lm", "zero-shot-image-classification"),
+    *("image-classification", "text-classification", "ctc", "audio-classification", "video-classification"),
+    *("semantic-segmentation", "none", "image-text-to-text"),
+)
+"""What `task="any"` tries: first the heads that use all of the network, not its decoder or its vision part alone."""
 
 
 def from_transformers(name: str, pretrained: bool | str, parameters: Mapping[str, Any]) -> nn.Module:
     """The model of the type or configuration class `name`, with a head for `task` (default "image-classification").
 
-    `parameters` besides `task` belong to the configuration. `model(x)` gives logits; with keyword arguments the model
+    The task "none" has no head; "any" is the first task for which there is a head. `parameters` besides `task` belong
+    to the configuration. `model(x)` gives logits; with keyword arguments the model
     gives what transformers documents. Raises `UnknownName` for another name or parameter, `SparsewoodError` if
     transformers is missing or refuses, or the type has no such head.
     """
     transformers = library("transformers", "hf")
     settings = renamed({key: value for key, value in parameters.items() if key != "task"}, NAMES)
     task = parameters.get("task", "image-classification")
-    require_choice(f"the model 'transformers:{name}'", "task", task, tuple(MAPPINGS))
+    require_choice(f"the model 'transformers:{name}'", "task", task, (*MAPPINGS, "any"))
     if pretrained is True:
         raise SparsewoodError(
             f"For 'transformers:{name}', 'pretrained' is the name of a checkpoint, as "
@@ -80,11 +97,15 @@ def _config_class(transformers: ModuleType, name: str) -> Any:
 def _model_class(name: str, config_class: Any, task: str) -> Any:
     from transformers.models.auto import modeling_auto
 
-    tasks = [other for other, mapping in MAPPINGS.items() if config_class in getattr(modeling_auto, mapping)]
+    tasks = [other for other, mapping in MAPPINGS.items() if config_class in getattr(modeling_auto, mapping, ())]
+    if task == "any":
+        task = next((one for one in ANY if one in tasks), task)
     if task not in tasks:
+        what = f"transformers has no model 'transformers:{name}' for the task {task!r}. "
+        if not tasks:
+            raise SparsewoodError(f"{what}It has none for any of {', '.join(MAPPINGS)}. Take another type.")
         raise SparsewoodError(
-            f"transformers has no model 'transformers:{name}' for the task {task!r}. "
-            f"It has some for: {', '.join(tasks) or 'none of ' + ', '.join(MAPPINGS)}."
+            f"{what}It has some for: {', '.join(tasks)}. Add --set task={tasks[0]} (task: in recipes)."
         )
     found = getattr(modeling_auto, MAPPINGS[task])[config_class]
     return found[0] if isinstance(found, tuple) else found  # some types have several; the first is the usual one

@@ -258,6 +258,7 @@ def inspect_(
     input_shape: Annotated[list[str] | None, Parameter(name="--input-shape", consume_multiple=False)] = None,
     explain: Annotated[list[str] | None, Parameter(name="--explain", consume_multiple=False)] = None,
     attention: Literal["heads", "head_dims"] = "heads",
+    groups: int = 40,
     json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     svg: Path | None = None,
     dot: Path | None = None,
@@ -283,6 +284,8 @@ def inspect_(
         the parameters of this module; may be given several times.
     attention
         What goes from attention where both can: whole heads, or the same dimensions of all heads.
+    groups
+        The most lines of groups in the table.
     json
         Write all of it there as JSON; - is standard output, and the table then goes to standard error.
     svg
@@ -298,6 +301,7 @@ def inspect_(
         shapes=input_shape or (),
         attention=attention,
         explain=explain or (),
+        groups=groups,
         files=Files(json, svg, dot),
     )
 

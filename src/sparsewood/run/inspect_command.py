@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,10 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, Literal
 
+import torch
+from torch import nn
+
+from sparsewood.errors import OutputError, SparsewoodError
 from sparsewood.files import writable_directory, write_atomically
 from sparsewood.models.examples import example_inputs, inputs_of_shapes
 from sparsewood.models.sources import load_model
@@ -21,6 +26,9 @@ from sparsewood.run.calls import Call, importable
 from sparsewood.structure import Structure, trace
 
 __all__ = ["Files", "inspect_model"]
+
+_LARGE = 1_000_000_000
+"""Of transformers with more parameters than this no weights are made."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +47,56 @@ def inspect_model(
     shapes: Sequence[str] = (),
     attention: Literal["heads", "head_dims"] = "heads",
     explain: Sequence[str] = (),
+    groups: int = 40,
     files: Files = Files(),
 ) -> Structure:
     """Trace the model called `name`, print its structure, or the parts named in `explain`, and write `files`.
+
+    The table has at most `groups` lines of groups. A model of transformers for which no task is set gets the first head
+    that there is, and one that is large is built without values.
 
     Raises `SparsewoodError` for a model that cannot be built or run, and where nothing says what inputs it takes.
     """
     places = [path for path in (files.svg, files.dot, None if files.json == "-" else files.json) if path is not None]
     for path in places:
-        writable_directory(Path(path).parent)  # what can be wrong is found out now
+        _check_target(Path(path))  # what can be wrong is found out now
+    if groups < 1:
+        raise SparsewoodError(f"--groups must be a whole number >= 1. Got {groups}.")
     parameters = _parameters(settings)
+    if name.startswith("transformers:"):
+        parameters.setdefault("task", "any")
     to_stderr = files.json == "-"
     with importable([Path.cwd()]), redirect_stdout(sys.stderr) if to_stderr else nullcontext():
-        model = Call(name, parameters, load_model, load_model).build()
+        model = _built(name, parameters)
         inputs = inputs_of_shapes(model, shapes) if shapes else example_inputs(model, name, **parameters)
         begun = time.perf_counter()
         structure = trace(model, inputs, attention=attention)
         seconds = time.perf_counter() - begun
-        _print(structure, name, seconds, explain)
+        _print(structure, name, seconds, explain, groups)
     _write(structure, name, files)
     return structure
+
+
+def _check_target(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise OutputError(f"Cannot write file '{path}': it exists and is no regular file. Choose another path.")
+    writable_directory(path.parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise OutputError(f"Cannot write file '{path}': permission denied. Choose another path.")
+
+
+def _built(name: str, parameters: Mapping[str, Any]) -> nn.Module:
+    """The model; a large one of transformers without values, of which the structure does not need any."""
+    call = Call(name, dict(parameters), load_model, load_model)
+    if name.startswith("transformers:") and not parameters.get("pretrained"):
+        try:
+            with torch.device("meta"):
+                model = call.build()
+        except Exception:  # some compute numbers while they are built; and what is wrong is said below
+            return call.build()
+        if sum(parameter.numel() for parameter in model.parameters()) > _LARGE:
+            return model
+    return call.build()
 
 
 def _parameters(settings: Sequence[str]) -> dict[str, Any]:
@@ -69,13 +107,13 @@ def _parameters(settings: Sequence[str]) -> dict[str, Any]:
     return yamlfile.plain(root)
 
 
-def _print(structure: Structure, name: str, seconds: float, explain: Sequence[str]) -> None:
+def _print(structure: Structure, name: str, seconds: float, explain: Sequence[str], groups: int) -> None:
     if explain:
         print("\n\n".join(structure.explain(one) for one in explain))
         return
     width = max(80, get_terminal_size().columns) if sys.stdout.isatty() else 120
     print(f"{name}, traced in {seconds:.2f} s")
-    print(structure.summary(width=width))
+    print(structure.summary(width=width, groups=groups))
 
 
 def _write(structure: Structure, name: str, files: Files) -> None:

@@ -21,7 +21,7 @@ from sparsewood.structure.labels import Row
 from sparsewood.structure.log import Call
 from sparsewood.structure.sizes import SizeUse
 from sparsewood.structure.tracer import Tracer
-from sparsewood.structure.tracked import Tracked, expression_of, note_number, same_labels
+from sparsewood.structure.tracked import Tracked, expression_of, note_number, plain, same_labels
 
 __all__ = ["argument", "asked_by", "given", "given_all", "note_integers", "record", "sizes_of", "trusted"]
 
@@ -176,7 +176,7 @@ def note_integers(trace: Tracer, call: Call) -> None:
 def _stays(trace: Tracer, value: Any) -> None:
     expression = expression_of(value, trace.sizes)
     if expression is not None:
-        record(trace, None, int(value), expression)
+        record(trace, None, plain(value), expression)
 
 
 def _integers(args: Iterable[Any], kwargs: Mapping[str, Any]) -> Iterable[Any]:
@@ -204,7 +204,7 @@ def _groups(trace: Tracer, call: Call, groups: Any, axis: int) -> None:
     if row is None:
         _stays(trace, groups)
         return
-    given(trace, trace.split(row, (int(groups), len(row) // int(groups)))[0], groups, int(groups))
+    given(trace, trace.split(row, (plain(groups), len(row) // plain(groups)))[0], groups, plain(groups))
 
 
 def _convolution(position: int, axis: int) -> Callable[[Tracer, Call], None]:
@@ -264,7 +264,7 @@ def _from_einops(rows: Sequence[Row], values: Sequence[Any]) -> Sequence[Any]:
     names = _pattern_sizes()
     if names is None:
         return values
-    return [next((name for name in names if int(name) == int(value)), _NO_SIZE) for value in values]
+    return [next((name for name in names if plain(name) == plain(value)), _NO_SIZE) for value in values]
 
 
 def _pattern_sizes() -> list[Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,16 @@ from torch import Tensor
 
 from sparsewood.structure.labels import Row
 
-__all__ = ["Axes", "axes_of", "meta_like", "set_axes", "tensors_in", "value_of", "without_memory"]
+__all__ = ["Axes", "axes_of", "meta_like", "next_pass", "set_axes", "tensors_in", "value_of", "without_memory"]
+
+
+_passes = [0]
+"""How many passes there were: what an earlier one noted on a tensor that a cache has kept means nothing now."""
+
+
+def next_pass() -> None:
+    """What is noted from here on belongs to another pass."""
+    _passes[0] += 1
 
 
 @dataclass(slots=True)
@@ -29,6 +38,7 @@ class Axes:
     weight: bool = False
     step: int = -1
     unread: tuple[tuple[Row, str], ...] = ()
+    number: int = field(default_factory=lambda: _passes[0])
 
     @property
     def labelled(self) -> bool:
@@ -49,7 +59,8 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
 
 def axes_of(tensor: Tensor) -> Axes | None:
     """What is known of a tensor; `None` for constants and for what the tracer has not met."""
-    return getattr(tensor, "_sparsewood_axes", None)
+    axes: Axes | None = getattr(tensor, "_sparsewood_axes", None)
+    return axes if axes is not None and axes.number == _passes[0] else None
 
 
 def set_axes(tensor: Tensor, axes: Axes) -> None:

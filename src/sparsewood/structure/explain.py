@@ -11,7 +11,8 @@ import numpy as np
 from sparsewood.errors import UnknownName
 from sparsewood.structure.counts import buffers_of_units, macs_of_units, parameters_of_units
 from sparsewood.structure.labels import Reason
-from sparsewood.structure.names import Places, braced, collapsed, counted, place, reason_text, short_op
+from sparsewood.structure.names import Places, braced, collapsed, counted, place, ranged
+from sparsewood.structure.reasons import short_op
 from sparsewood.structure.structure import Barrier, Group, Slice, Structure
 
 __all__ = ["explain"]
@@ -36,7 +37,8 @@ def explain(structure: Structure, name: str | Group) -> str:
             return _group(structure, group)
     tensors = [one for one in structure.shapes if one == name or one.startswith(f"{name}.")]
     if not tensors:
-        known = [*(group.name for group in structure.groups), *structure.shapes]
+        frozen = [group.name for group in structure.groups if group.frozen_by is not None]
+        known = [*(group.name for group in structure.prunable), *structure.shapes, *frozen]
         raise UnknownName.among("group, parameter or module", name, known)
     return "\n\n".join(_tensor(structure, one) for one in tensors)
 
@@ -53,7 +55,7 @@ def _group(structure: Structure, group: Group) -> str:
 
 
 def _removable_head(structure: Structure, group: Group) -> list[str]:
-    goes = [f"{_range(parameters_of_units(structure)[group.name])} parameters"]
+    goes = [f"{ranged(parameters_of_units(structure)[group.name])} parameters"]
     goes += _if_any(buffers_of_units(structure)[group.name], "entries of buffers")
     goes += _if_any(macs_of_units(structure)[group.name], "multiply-adds")
     lines = [f"{group.name}: {counted(group.units, 'unit')}; with one alone go {', '.join(goes)}"]
@@ -68,6 +70,7 @@ def _removable_head(structure: Structure, group: Group) -> list[str]:
 def _frozen_head(structure: Structure, group: Group, components: np.ndarray) -> list[str]:
     lines = [f"{group.name}: {counted(group.units, 'unit')} that stay{'s' if group.units == 1 else ''}"]
     lines += _section("Held by", _reasons(structure, components))
+    lines += _section("What it would take", _advice(structure, components))
     lines += _section("Places", braced(map(place, group.slices)))
     return lines
 
@@ -92,12 +95,7 @@ def _section(title: str, lines: Iterable[str]) -> list[str]:
 
 
 def _if_any(counts: np.ndarray, what: str) -> list[str]:
-    return [f"{_range(counts)} {what}"] if counts.any() else []
-
-
-def _range(counts: np.ndarray) -> str:
-    low, high = int(counts.min()), int(counts.max())
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return [f"{ranged(counts)} {what}"] if counts.any() else []
 
 
 # ---------------------------------------------------------------- couplings
@@ -175,7 +173,7 @@ def _first_of(structure: Structure, row: np.ndarray) -> str:
     record = structure.record
     numbers = [record.reasons_of.get(one, ()) for one in np.unique(record.component[row[row > 0]]).tolist()]
     first = min((min(one) for one in numbers if one), default=None)
-    return "no parameter owns all of them" if first is None else reason_text(_barrier(record.reasons[first]))
+    return "no parameter owns all of them" if first is None else str(_barrier(record.reasons[first]))
 
 
 # ---------------------------------------------------------------- reasons
@@ -187,9 +185,16 @@ def _reasons(structure: Structure, components: Sequence[int] | np.ndarray) -> li
     return [_reason(structure.record.reasons[number], count) for number, count in numbers.most_common()]
 
 
+def _advice(structure: Structure, components: np.ndarray) -> list[str]:
+    """What it would take, for the reasons of the components in their order."""
+    numbers = Counter(number for one in components for number in structure.record.reasons_of.get(int(one), ()))
+    advice = [_barrier(structure.record.reasons[number]).advice for number, _ in numbers.most_common()]
+    return [one for one in dict.fromkeys(advice) if one]
+
+
 def _reason(reason: Reason, count: int) -> str:
     shapes = f", shapes {reason.shapes}" if reason.shapes else ""
-    return f"{counted(count, 'unit')}: {reason_text(_barrier(reason))}{shapes}"
+    return f"{counted(count, 'unit')}: {_barrier(reason)}{shapes}"
 
 
 def _barrier(reason: Reason) -> Barrier:

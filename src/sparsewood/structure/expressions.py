@@ -42,9 +42,9 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """An integer that stays what it is."""
+    """A number that stays what it is."""
 
-    value: int
+    value: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

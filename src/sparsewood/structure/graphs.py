@@ -32,7 +32,8 @@ def to_json(structure: Structure) -> dict[str, Any]:
 
     `owner` of a slice is a list of runs [first, length, step]: `length` positions whose owners are first, first + step,
     ...; `owner_of` makes the array of it. -1 owns what is not the group's. Numbers of parameters and multiply-adds are
-    of one unit alone: one number where they are the same for all units, else a list.
+    of one unit alone: one number where they are the same for all units, else a list. Barriers that hold no parameter
+    because they are places in a kernel are left out.
     """
     parameters, macs, entries = parameters_of_units(structure), macs_of_units(structure), entries_of_groups(structure)
     groups = []
@@ -57,7 +58,9 @@ def to_json(structure: Structure) -> dict[str, Any]:
         "groups": groups,
         "barriers": [
             {"why": one.why, "op": one.op, "module": one.module, "shapes": one.shapes, "parameters": one.parameters}
+            | {"advice": one.advice}
             for one in structure.barriers
+            if not one.inherent
         ],
         "notes": {
             "branches": list(record.branches),

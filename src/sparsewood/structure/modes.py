@@ -6,7 +6,7 @@ asked for, attributes of tensors, values that leave the graph. `modules_of` keep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -88,11 +88,18 @@ def _data(trace: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     return args[0].detach()
 
 
+def _replaced(trace: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`tensor.data = other`: which of them is meant from now on is not followed."""
+    trace.barrier(map(trace.stand_in, args), "a tensor's data is replaced")
+    return func(*args, **kwargs)
+
+
 def _leaves(trace: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Values that leave the graph: nobody can follow them."""
     trace.calls.append(Call(func, getattr(func, "__name__", str(func)), args, kwargs))
     try:
-        trace.barrier([args[0]], "its values leave the graph")
+        trace.read([trace.stand_in(args[0])])
+        trace.barrier([trace.stand_in(args[0])], "its values leave the graph")
     finally:
         trace.calls.pop()
     return func(*args, **kwargs)
@@ -113,7 +120,11 @@ _answers: dict[Any, Answer] = {
     Tensor.__len__: length_of,
     Tensor.stride: stride_of,
     Tensor.numel: number_of_elements,
+    torch.numel: number_of_elements,
     Tensor.nelement: number_of_elements,
+    _tensor.data.__set__: _replaced,
+    Tensor.untyped_storage: _leaves,
+    Tensor.data_ptr: _leaves,
     Tensor.numpy: _leaves,
     Tensor.tolist: _leaves,
     Tensor.__array__: _leaves,
@@ -121,9 +132,8 @@ _answers: dict[Any, Answer] = {
 
 
 @contextmanager
-def modules_of(model: nn.Module, trace: Tracer) -> Iterator[None]:
+def modules_of(names: Mapping[int, str], trace: Tracer) -> Iterator[None]:
     """While a model runs: the name of the module that is running, and the tensors that enter and leave modules."""
-    names = {id(module): name for name, module in model.named_modules()}
     counts: dict[str, int] = {}
     numbers: list[int] = []
 

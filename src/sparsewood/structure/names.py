@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from sparsewood.structure.labels import Split
 from sparsewood.structure.record import Record
-from sparsewood.structure.structure import Barrier, Slice
+from sparsewood.structure.structure import Slice
 
 __all__ = [
     "Places",
@@ -20,9 +20,8 @@ __all__ = [
     "pattern",
     "percent",
     "place",
-    "reason_text",
+    "ranged",
     "short",
-    "short_op",
 ]
 
 
@@ -161,22 +160,6 @@ def collapsed(lines: Iterable[str], prefix: str = "") -> list[str]:
     return [prefix + (same[0] if len(same) == 1 else f"{general(same)}  x{len(same)}") for same in found.values()]
 
 
-def short_op(op: str) -> str:
-    """An operation without its namespace and its usual overload.
-
-    >>> short_op("aten.add.Tensor"), short_op("aten.convolution.default")
-    ('add', 'convolution')
-    """
-    parts = op.split(".")
-    return parts[1] if len(parts) == 3 and parts[0] == "aten" else op
-
-
-def reason_text(barrier: Barrier) -> str:
-    """Why something stays: the sentence, the operation and where it ran."""
-    where = f" in {barrier.module}" if barrier.module else ""
-    return f"{barrier.why} ({short_op(barrier.op)}{where})" if barrier.op else f"{barrier.why}{where}"
-
-
 def short(number: float) -> str:
     """A number in three digits.
 
@@ -199,6 +182,16 @@ def counted(number: int, what: str) -> str:
     ('1 group', '2,880 units')
     """
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def ranged(counts: np.ndarray, number: Callable[[int], str] = "{:,}".format) -> str:
+    """The number, or the least and the greatest.
+
+    >>> ranged(np.array([2, 2])), ranged(np.array([2000, 30]))
+    ('2', '30..2,000')
+    """
+    low, high = int(counts.min()), int(counts.max())
+    return number(low) if low == high else f"{number(low)}..{number(high)}"
 
 
 class Places:

@@ -22,7 +22,7 @@ from sparsewood.structure.names import (
     middle,
     pattern,
     percent,
-    reason_text,
+    ranged,
     relative,
     short,
 )
@@ -30,10 +30,10 @@ from sparsewood.structure.structure import Barrier, Group, Role, Structure
 
 __all__ = ["summary"]
 
-_ALIKE = 3
-"""From so many on, groups that differ only in the numbers of their layers share a line."""
-
 _LEGEND = "params, MACs: what goes with one unit alone; +3: 3 more axes; a leading dot: the module of the group's name"
+_COARSE = "; each: so many positions of the first axis go together"
+_MUCH = 0.01
+"""For reasons that hold more than this share of the parameters the table says what it would take."""
 
 
 def summary(structure: Structure, *, width: int = 120, groups: int = 40, reasons: int = 12) -> str:
@@ -43,11 +43,14 @@ def summary(structure: Structure, *, width: int = 120, groups: int = 40, reasons
     A line stands for several groups where layers are alike: `h.*.mlp.c_fc` with x12 in the column `times`. The numbers
     of parameters and MACs are of what goes with one unit alone. In the last column are the axes where units are made,
     and those where they are read (`+3`: and 3 more); a leading dot stands for the module that the group's name begins
-    with. `explain` has the details of one group.
+    with. Where units are coarse there is a column `each`: x32 says that 32 positions of the first axis go together.
+    `explain` has the details of one group.
     """
+    if not total_parameters(structure):
+        return "Nothing to prune: the network has no parameters."
     return "\n".join(
         [
-            _header(structure),
+            *wrap(_header(structure), width),
             *_table(structure, width, groups),
             *_stays(structure, width, reasons),
             *_notes(structure, width),
@@ -75,6 +78,7 @@ class _Line:
     groups: tuple[Group, ...]
     parameters: str
     macs: str
+    each: str
 
     def name(self) -> str:
         return general([group.name for group in self.groups])
@@ -100,19 +104,19 @@ def _table(structure: Structure, width: int, most: int) -> list[str]:
         return ["", "Nothing can be removed."]
     shown = lines[:most]
     exact = all(group.exact for group in structure.prunable)
-    headers = ["group", "times", "units", "params", "MACs", "exact", "made at -> read at"]
+    headers = ["group", "times", "units", "each", "params", "MACs", "exact", "made at -> read at"]
     rows = [headers]
     for line in shown:
         group = line.groups[0]
         count = f"x{len(line.groups)}" if len(line.groups) > 1 else ""
-        rows.append(
-            [line.name(), count, f"{group.units:,}", line.parameters, line.macs, "yes" if group.exact else "no"]
-        )
+        numbers = [f"{group.units:,}", line.each, line.parameters, line.macs]
+        rows.append([line.name(), count, *numbers, "yes" if group.exact else "no"])
     left = [index for index, name in enumerate(headers[:-1]) if not (name == "exact" and exact)]
     left = [index for index in left if any(row[index] for row in rows[1:])]
     widths = {index: max(len(row[index]) for row in rows) for index in left}
-    widths[0] = min(widths[0], 40)
-    room = max(30, width - sum(widths.values()) - 2 * len(left))
+    rest = sum(widths.values()) - widths[0] + 2 * len(left)
+    widths[0] = min(widths[0], 40, max(16, width - rest - 30))
+    room = max(20, width - widths[0] - rest)
     texts = [headers[-1], *(line.places(room) for line in shown)]
     out = [""]
     for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
@@ -123,9 +127,10 @@ def _table(structure: Structure, width: int, most: int) -> list[str]:
     hidden = [group for line in lines[most:] for group in line.groups]
     if hidden:
         out.append(
-            f"and {counted(len(hidden), 'more group')} with {counted(sum(group.units for group in hidden), 'unit')}"
+            f"and {counted(len(hidden), 'more group')} with {counted(sum(group.units for group in hidden), 'unit')}; "
+            f"all of them: summary(groups={len(lines)}), or --groups {len(lines)}"
         )
-    return [*out, *wrap(_LEGEND, width)]
+    return [*out, *wrap(_LEGEND + (_COARSE if any(line.each for line in shown) else ""), width)]
 
 
 def _lines(structure: Structure) -> list[_Line]:
@@ -134,19 +139,21 @@ def _lines(structure: Structure) -> list[_Line]:
     alike: dict[tuple[object, ...], list[Group]] = {}
     for group in structure.prunable:
         slices = tuple((pattern(one.param), one.axis, one.role) for one in group.slices)
-        numbers = (_range(parameters[group.name]), _range(macs[group.name]))
+        numbers = (ranged(parameters[group.name], _number), ranged(macs[group.name], _number), _each(group))
         alike.setdefault((pattern(group.name), group.units, *numbers, group.inexact, slices), []).append(group)
-    lines = []
-    for (_, _, entries, products, *_), groups in alike.items():
-        together = [tuple(groups)] if len(groups) >= _ALIKE else [(group,) for group in groups]
-        lines += [_Line(one, str(entries), str(products)) for one in together]
     order = {group.name: number for number, group in enumerate(structure.prunable)}
+    lines = [
+        _Line(tuple(groups), str(entries), str(products), str(each))
+        for (_, _, entries, products, each, *_), groups in alike.items()
+    ]
     return sorted(lines, key=lambda line: order[line.groups[0].name])
 
 
-def _range(counts: np.ndarray) -> str:
-    low, high = int(counts.min()), int(counts.max())
-    return _number(low) if low == high else f"{_number(low)}..{_number(high)}"
+def _each(group: Group) -> str:
+    """How many positions each unit has where it is made first, if it is not one."""
+    made = next((one for one in group.slices if one.role != "in"), group.slices[0])
+    counts = np.bincount(made.owner[made.owner >= 0], minlength=group.units)
+    return f"x{ranged(counts)}" if (counts != 1).any() else ""
 
 
 def _number(count: int) -> str:
@@ -159,7 +166,7 @@ def _number(count: int) -> str:
 def _stays(structure: Structure, width: int, most: int) -> list[str]:
     alike: dict[str, list[Barrier]] = {}
     for barrier in structure.barriers:
-        alike.setdefault(pattern(reason_text(barrier)), []).append(barrier)
+        alike.setdefault(pattern(str(barrier)), []).append(barrier)
     totals = {text: sum(barrier.parameters for barrier in barriers) for text, barriers in alike.items()}
     held = sorted((text for text, total in totals.items() if total), key=lambda text: -totals[text])
     if not held:
@@ -169,13 +176,24 @@ def _stays(structure: Structure, width: int, most: int) -> list[str]:
     for text in held[:most]:
         barriers = alike[text]
         places = {(barrier.op, barrier.module) for barrier in barriers}
-        line = general([reason_text(barrier) for barrier in barriers])
+        line = general(list(map(str, barriers)))
         line += f"  x{len(places)}" if len(places) > 1 else ""
-        out.append(f"  {totals[text]:>{digits},}  {middle(line, width - digits - 4)}")
+        out += _hanging(f"  {totals[text]:>{digits},}  ", line, width)
+        advice = barriers[0].advice
+        if advice and totals[text] > _MUCH * total_parameters(structure):
+            out += _hanging(" " * (digits + 4) + "-> ", advice, width)
     if len(held) > most:
         rest = sum(totals[text] for text in held[most:])
-        out.append(f"  {rest:>{digits},}  for {counted(len(held) - most, 'more reason')}")
+        more = f"for {counted(len(held) - most, 'more reason')}; all of them: summary(reasons={len(held)})"
+        out += _hanging(f"  {rest:>{digits},}  ", more, width)
     return out
+
+
+def _hanging(head: str, text: str, width: int) -> list[str]:
+    """`head` and a text that goes on below itself."""
+    room = max(width - len(head), 20)
+    lines = wrap(text, room)
+    return [f"{head if not number else ' ' * len(head)}{line}" for number, line in enumerate(lines)]
 
 
 def _notes(structure: Structure, width: int) -> list[str]:

@@ -29,6 +29,8 @@ Edge = tuple[np.ndarray, np.ndarray, int]
 def solve(trace: Tracer, *, keep_head_size: bool) -> tuple[np.ndarray, list[Side]]:
     """The component of every label, and for every rectangle the side that shrinks; what has to stay is frozen."""
     _freeze_unused(trace)
+    if trace.escaped:
+        trace.freeze(np.arange(1, trace.count), trace.escaped)
     component = _tie_sizes(trace, _components(trace.count, trace.edges))
     if not trace.splits:
         _freeze_conflicts(trace, component)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.structure.reasons import INHERENT, NO_RULE, advice, short_op
 
 if TYPE_CHECKING:
     from sparsewood.structure.record import Record
@@ -59,6 +60,8 @@ class Tap:
 class Barrier:
     """Why units stay: the operation, where it ran, its operands' shapes, the reason, and what it froze.
 
+    The text of it, and `frozen_by` of groups, name operations shortly: "addmm" for "aten.addmm.default".
+
     `parameters` counts the entries of parameters that cannot be removed and for which this is the first reason.
     """
 
@@ -69,8 +72,18 @@ class Barrier:
     parameters: int = 0
 
     def __str__(self) -> str:
-        place = f" in {self.module}" if self.module else ""
-        return f"{self.why} ({self.op}{place})" if self.op else self.why
+        where = f" in {self.module}" if self.module else ""
+        return f"{self.why} ({short_op(self.op)}{where})" if self.op else f"{self.why}{where}"
+
+    @property
+    def advice(self) -> str:
+        """What it would take to remove what this holds, as far as is known; begins with "nothing" if it cannot be."""
+        return advice(self.why)
+
+    @property
+    def inherent(self) -> bool:
+        """Whether there is nothing to tell: the places in a kernel, where no parameter stays because of them."""
+        return not self.parameters and self.why == INHERENT
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,14 +127,47 @@ class Structure:
 
     def group(self, name: str) -> Group:
         """The group called `name`; raises `UnknownName` if there is none."""
+        _require_text(name)
         for group in self.groups:
             if group.name == name:
                 return group
-        raise UnknownName.among("group", name, [group.name for group in self.groups])
+        raise self._unknown(name)
+
+    def group_of(self, param: str, axis: int = 0) -> tuple[Group, ...]:
+        """The groups whose units own positions along one axis of a parameter or buffer; empty if all of it stays.
+
+        Raises `UnknownName` for a name that is neither, and `SparsewoodError` for an axis that it does not have.
+        """
+        if param not in self.shapes:
+            raise UnknownName.among("parameter", str(param), self.shapes)
+        axes = len(self.shapes[param])
+        if not isinstance(axis, int) or not -axes <= axis < axes:
+            raise SparsewoodError(f"{param!r} has {axes} axes, the first is 0. Got axis {axis!r}.")
+        place = (param, axis % axes)
+        return tuple(
+            group
+            for group in self.prunable
+            if any((one.param, one.axis) == place and (one.owner >= 0).any() for one in group.slices)
+        )
+
+    def _unknown(self, name: str) -> UnknownName:
+        """The error for a name that is no group's: whose the units are that it means, or names that are like it."""
+        owned = [param for param in self.shapes if param == name or param.rpartition(".")[0] == name]
+        owners = next((found for param in owned if self.shapes[param] and (found := self.group_of(param))), ())
+        if owners:
+            of = f"group{'s' if len(owners) > 1 else ''} {', '.join(repr(group.name) for group in owners)}"
+            return UnknownName(f"Unknown group {name!r}: the units of {name} belong to {of}.")
+        known = [group.name for group in self.prunable]
+        if owned:
+            return UnknownName(f"Unknown group {name!r}: none of its units can be removed. explain({name!r}) says why.")
+        if not known or name.startswith("frozen"):
+            known += [group.name for group in self.groups if group.frozen_by is not None]
+        return UnknownName.among("group", name, known)
 
     def __repr__(self) -> str:
         units = sum(group.units for group in self.prunable)
-        return f"Structure({units} removable units in {len(self.prunable)} groups, {len(self.barriers)} barriers)"
+        told = sum(bool(one.parameters) or one.why.startswith(NO_RULE) for one in self.barriers)
+        return f"Structure({units} removable units in {len(self.prunable)} groups, {told} barriers)"
 
     def __str__(self) -> str:
         return self.summary()
@@ -136,6 +182,7 @@ class Structure:
         """Why the units of a group hang together, or stay; of a parameter or module, which groups own it."""
         from sparsewood.structure.explain import explain
 
+        _require_text(name.name if isinstance(name, Group) else name)
         return explain(self, name)
 
     # ------------------------------------------------------------ elements and units
@@ -199,3 +246,8 @@ class Structure:
         from sparsewood.structure.picture import to_svg
 
         return to_svg(self, title=title)
+
+
+def _require_text(name: object) -> None:
+    if not isinstance(name, str):
+        raise SparsewoodError(f"A group or parameter is asked for by its name, a text such as 'conv1'. Got {name!r}.")

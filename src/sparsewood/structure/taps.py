@@ -1,16 +1,17 @@
 """Where the activations of units can be observed, derived from the graph.
 
 From the operation that makes a unit (a contraction with a weight) the walk goes on through normalisations, additions
-and views to the first activation function; the product that a gated activation ends in is part of it. Where the
-unit is read before it meets an activation function, it is seen as it is read. What is observed is the last tensor on
-that way that enters or leaves a module.
+and views to the first activation function. What is made of its result before anything reads it is part of the
+activation: `x * tanh(softplus(x))`, `relu(x) ** 2`, the product of a gate. It is seen where it first enters or leaves a
+module from there on, in the worst case behind an average over places; only where it never does, on the way to it. Where
+the unit is read before it meets an activation function, it is seen as it is read, or as late as possible before that.
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,8 @@ __all__ = ["with_taps"]
 
 _MAX_WALK = 200
 _PRODUCTS = ("aten.mul", "aten.div")
+_ONE_BY_ONE = ("activation", "pointwise", "movement")
+_RECURRENT = {f"{kind}{cell}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for cell in ("", "_cell")}
 
 
 def with_taps(groups: Sequence[Group], record: Record) -> list[Group]:
@@ -54,9 +57,9 @@ class _Graph:
         self.group = record.group_of[record.component]
         self.group[0] = -1
         self.known: dict[int, frozenset[int]] = {}
-        self.events: dict[int, Event] = {}
+        self.events: dict[int, list[Event]] = {}
         for event in record.events:
-            self.events.setdefault(event.step, event)
+            self.events.setdefault(event.step, []).append(event)
 
     def groups_in(self, row: Row) -> np.ndarray:
         """The group of every position of a row, -1 where there is none."""
@@ -83,7 +86,8 @@ class _Graph:
                 own = np.flatnonzero(self.groups_in(row) == group)
                 if len(own) and row is not None and any(self._same(row[own], out) for out in step.rows):
                     span = self.record.spans[bisect_right(self.starts, int(row[own[0]])) - 1]
-                    return span.param if span.start <= row[own[0]] < span.start + span.size else None
+                    if span.start <= row[own[0]] < span.start + span.size:
+                        return span.param
         return None
 
     def _same(self, labels: np.ndarray, row: Row) -> bool:
@@ -92,34 +96,48 @@ class _Graph:
 
     def tap(self, start: int, group: int, producer: str) -> Tap | None:
         """The tap of the units of `group` that step number `start` makes."""
-        for number in reversed(self._way(start, group)):
-            event = self.events.get(number)
-            if event is None:
-                continue
-            for axis, row in enumerate(event.rows):
-                if row is not None and group in self.groups_of(row):
-                    owner = np.where(self.groups_in(row) == group, self.record.unit_of[self.record.component[row]], -1)
-                    at = "input" if event.at == "input" else "output"
-                    return Tap(producer, event.module, event.call, at, event.index, axis, owner)
+        for number in self._places(start, group):
+            for event in self.events.get(number, ()):
+                for axis, row in enumerate(event.rows):
+                    if row is not None and group in self.groups_of(row):
+                        unit = self.record.unit_of[self.record.component[row]]
+                        owner = np.where(self.groups_in(row) == group, unit, -1)
+                        at = "input" if event.at == "input" else "output"
+                        return Tap(producer, event.module, event.call, at, event.index, axis, owner)
         return None
 
-    def _way(self, start: int, group: int) -> list[int]:
-        """The steps from the making of a unit to its activation function, or to where it is read."""
+    def _places(self, start: int, group: int) -> Iterator[int]:
+        """The steps behind which units that step `start` makes may be seen, best first."""
+        way, around, active = self._way(start, group)
+        if active:
+            last = self._finished(way[-1], around, group) if way[-1] != start else start
+            yield last
+            yield from self._onward(last, group, _ONE_BY_ONE)
+            yield from self._onward(last, group, (*_ONE_BY_ONE, "reduction"))
+        yield from reversed(way)
+
+    def _carries(self, number: int, group: int) -> bool:
+        return any(group in self.groups_of(row) for row in self.record.steps[number].rows)
+
+    def _way(self, start: int, group: int) -> tuple[list[int], set[int], bool]:
+        """The steps from the making of a unit to its activation function, or to where it is read.
+
+        Also all steps that were looked at, and whether there is an activation function.
+        """
+        if self.record.steps[start].op in _RECURRENT:
+            return [start], {start}, True
         before: dict[int, int] = {}
         heap = [(user, start) for user in self.users[start]]
-        heapq.heapify(heap)
         read_at, reduced = start, set[int]()
-        found_reader = False
+        found_reader = active = False
         for _ in range(_MAX_WALK):
-            if not heap:
+            if not heap or active:
                 break
             number, source = heapq.heappop(heap)
-            step = self.record.steps[number]
-            if number in before or not any(group in self.groups_of(row) for row in step.rows):
-                if number not in before and not found_reader:
-                    read_at, found_reader = source, True
+            if number in before:
                 continue
-            if step.family not in ("activation", "pointwise", "normalization", "movement", "reduction"):
+            step = self.record.steps[number]
+            if step.family not in (*_ONE_BY_ONE, "normalization", "reduction") or not self._carries(number, group):
                 if not found_reader:
                     read_at, found_reader = source, True
                 continue
@@ -127,21 +145,63 @@ class _Graph:
             if source in reduced or step.family == "reduction":
                 reduced.add(number)
             if step.family == "activation":
-                read_at = self._gated(number, before)
-                break
+                read_at, active = number, True
             for user in self.users[number]:
                 heapq.heappush(heap, (user, number))
         way = [read_at]
         while way[-1] != start:
             way.append(before[way[-1]])
-        return [number for number in reversed(way) if number not in reduced or number == read_at]
+        shown = [number for number in reversed(way) if number not in reduced or number == read_at]
+        return shown, {start, *before}, active
 
-    def _gated(self, number: int, before: dict[int, int]) -> int:
-        """Behind an activation function that is only used in a product, that product."""
-        while len(self.users[number]) == 1:
-            user = self.users[number][0]
-            if not self.record.steps[user].op.startswith(_PRODUCTS) or user in before:
+    def _finished(self, first: int, around: set[int], group: int) -> int:
+        """The last step of the activation that begins with the activation function in step `first`.
+
+        Beyond it something else is added, or it is read: by a contraction, a normalisation, a sum. All that was made of
+        the function's result has come together there. `around` are steps that the unit went through before.
+        """
+        known, last = set(around), first
+        heap = sorted({user for number in around for user in self.users[number] if user > first})
+        waiting = set(self.users[first])
+        for _ in range(_MAX_WALK):
+            if not waiting:
                 break
-            before[user] = number
-            number = user
-        return number
+            number = heapq.heappop(heap)
+            if number in known:
+                continue
+            part = number in waiting
+            if self._goes_on(number, group, known):
+                known.add(number)
+                for user in self.users[number]:
+                    heapq.heappush(heap, user)
+            elif part:
+                break
+            if part:
+                waiting.remove(number)
+                if not waiting and self.record.steps[number].family != "movement":
+                    last = number
+                waiting.update(self.users[number])
+        return last
+
+    def _goes_on(self, number: int, group: int, known: Iterable[int]) -> bool:
+        """Whether a step is a part of the expression that made the steps `known`, and nothing that joins it."""
+        step = self.record.steps[number]
+        if step.family not in _ONE_BY_ONE or not self._carries(number, group):
+            return False
+        if step.family != "pointwise" or step.op.startswith(_PRODUCTS):
+            return True
+        return all(source in known or not self._carries(source, group) for source in step.sources)
+
+    def _onward(self, first: int, group: int, families: Sequence[str]) -> Iterator[int]:
+        """The steps of some families that units go through from step `first` on, in order."""
+        heap, seen = list(self.users[first]), set[int]()
+        for _ in range(_MAX_WALK):
+            if not heap:
+                break
+            number = heapq.heappop(heap)
+            if number in seen or self.record.steps[number].family not in families or not self._carries(number, group):
+                continue
+            seen.add(number)
+            yield number
+            for user in self.users[number]:
+                heapq.heappush(heap, user)

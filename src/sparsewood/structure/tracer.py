@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from sparsewood.structure.axes import Axes, axes_of, meta_like, set_axes, tensors_in, value_of, without_memory
+from sparsewood.structure.axes import (
+    Axes,
+    axes_of,
+    meta_like,
+    next_pass,
+    set_axes,
+    tensors_in,
+    value_of,
+    without_memory,
+)
 from sparsewood.structure.labels import Labels, Reason, Row
 from sparsewood.structure.log import Call, Cost, Event, Op, Span, Step
 from sparsewood.structure.rules import Family, Rule, find_rule
@@ -49,6 +59,10 @@ class Tracer(Labels):
         self.steps: list[Step] = []
         self.events: list[Event] = []
         self.costs: list[Cost] = []
+        self.escaped = ""
+        self.knows_its_mode = False
+        self._memory: dict[int, list[tuple[Any, tuple[Row, ...]]]] = {}
+        self._seen: dict[int, torch.UntypedStorage] = {}
         self.complete: tuple[list[Event], list[Cost]] | None = None
         self.branches: list[str] = []
         self.modules: list[str] = []
@@ -65,6 +79,7 @@ class Tracer(Labels):
         self.training_error = ""
         self._current: Op | None = None
         self._twins: dict[int, Tensor] = {}
+        self._twin_ids: set[int] = set()
         self._dirty: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is used again
         self._rows: dict[int, tuple[str, tuple[Row, ...]]] = {}
 
@@ -75,6 +90,7 @@ class Tracer(Labels):
         if id(tensor) in self._rows:
             return
         rows = tuple(self.fresh(size) for size in tensor.shape)
+        self._share(tensor, rows)
         self.spans += [Span(name, axis, int(row[0]) if len(row) else 0, len(row)) for axis, row in enumerate(rows)]
         self._rows[id(tensor)] = (name, rows)
         self.shapes[name] = tuple(tensor.shape)
@@ -84,14 +100,34 @@ class Tracer(Labels):
             for row in rows:
                 self.freeze(row, f"{name} is a {type(tensor).__name__}, whose parts cannot be followed")
 
+    def _share(self, tensor: Tensor, rows: tuple[Row, ...]) -> None:
+        """Tensors that lie in the same memory go together; those that overlap otherwise stay."""
+        if tensor.is_meta or tensor.layout is not torch.strided or not tensor.numel():
+            return
+        start = tensor.storage_offset()
+        end = start + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+        place = (start, end, tensor.shape, tensor.stride())
+        known = self._memory.setdefault(_address(tensor), [])
+        for other, theirs in known:
+            if other == place:
+                for row, their in zip(rows, theirs, strict=True):
+                    self.unite(row, their)
+            elif start < other[1] and other[0] < end:
+                for row in (*rows, *theirs):
+                    self.freeze(row, "parameters overlap in memory")
+        known.append((place, rows))
+
     def begin(self, *, real: bool) -> None:
         """Start another pass: new stand-ins, the same labels."""
+        next_pass()
         self.real = real
         self.modules.clear()
         self.calls.clear()
         self.chosen.clear()
         self.events, self.costs = [], []
         self._twins.clear()
+        self._twin_ids.clear()
+        self._seen.clear()
         self._dirty.clear()
 
     def stand_in(self, tensor: Tensor) -> Tensor:
@@ -106,15 +142,12 @@ class Tracer(Labels):
         self.used.add(name)
         plain = tensor.detach()
         is_buffer = not isinstance(tensor, torch.nn.Parameter)
-        if self.real:
-            twin = plain.clone() if is_buffer else plain
-        elif is_buffer and tensor.numel() <= _MAX_REAL:
-            twin = plain.clone()
-        else:
-            twin = meta_like(plain)
+        keeps = self.real or (is_buffer and tensor.numel() <= _MAX_REAL)
+        twin = plain.clone() if keeps else meta_like(plain)
         # A mask sets entries of parameters to zero, never of buffers.
         set_axes(twin, Axes(rows, (not is_buffer,) * len(rows), weight=True))
         self._twins[id(tensor)] = twin
+        self._twin_ids.add(id(twin))
         return twin
 
     def parameter_name(self, tensor: Tensor) -> str | None:
@@ -237,25 +270,48 @@ class Tracer(Labels):
         given = args
         args = tuple(map(self._stand_ins, args))
         kwargs = {name: self._stand_ins(value) for name, value in kwargs.items()}
-        operands = list(tensors_in(args)) + list(tensors_in(tuple(kwargs.values())))
+        operands = list(tensors_in((args, kwargs)))
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return self._scalar(func, operands[0])
+        written = _written(func, args, kwargs)
         if not self.real and any(tensor.is_meta for tensor in operands):
-            if func is torch.ops.aten._local_scalar_dense.default:
-                return self._choose(operands[0])
-            target = args[0] if func._schema.is_mutable and args else None
-            if isinstance(target, Tensor) and not target.is_meta and axes_of(target) is None:
+            if any(not target.is_meta and id(target) not in self._twin_ids for target in written):
                 raise NeedsValues("the forward writes activations into a constant tensor")
             args = tuple(without_memory(arg) for arg in args)
             kwargs = {name: without_memory(value) for name, value in kwargs.items()}
             if "device" in kwargs:
                 kwargs["device"] = torch.device("meta")
-            operands = list(tensors_in(args)) + list(tensors_in(tuple(kwargs.values())))
-        before = tuple(args[0].shape) if func._schema.is_mutable and args and isinstance(args[0], Tensor) else ()
+            operands = list(tensors_in((args, kwargs)))
+            written = _written(func, args, kwargs)
+        before = tuple(written[0].shape) if written else ()
         shortcut = None if self.real else SHORTCUTS.get(func)
         out = func(*args, **kwargs) if shortcut is None else shortcut(*args, **kwargs)
         known = [axes for axes in map(axes_of, operands) if axes is not None]
+        if len(known) < len(operands):
+            self._suspect(operands)
         if known:
+            over = [one for one in written if not args or one is not args[0]] if kwargs else []
+            old = [(one, self.rows(one), self.zero(one)) for one in over]
             self._label(Op(func, args, kwargs, out, before), operands, known)
-        return given[0] if func._schema.is_mutable and given and out is args[0] else out
+            for one, rows, zero in old:
+                self._written_over(one, rows, zero)
+        else:
+            for result in tensors_in((out,)):
+                result._sparsewood_constant = True  # pyright: ignore[reportAttributeAccessIssue]
+        return given[0] if written and given and out is args[0] else out
+
+    def _written_over(self, tensor: Tensor, rows: tuple[Row, ...], zero: tuple[bool, ...]) -> None:
+        """What was in a tensor that a result is written to, and other views of it, go together with the result."""
+        now = axes_of(tensor)
+        if now is None or len(now.rows) != len(rows):
+            self.barrier([tensor], "it is written over a tensor of another shape")
+            for row in rows:
+                self.freeze(row, "another tensor is written over it")
+            return
+        for before, after in zip(rows, now.rows, strict=True):
+            self.unite(before, after)
+        if any(a and not b for a, b in zip(zero, now.zero, strict=True)):
+            self._dirty[_address(tensor)] = tensor.untyped_storage()
 
     def _stand_ins(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -264,14 +320,45 @@ class Tracer(Labels):
             return type(value)(self._stand_ins(item) for item in value)
         return value
 
-    def _choose(self, tensor: Tensor) -> bool:
-        """A truth value that depends on data: what was decided for this pass, or true, with false to be tried later."""
-        if tensor.dtype != torch.bool or len(self.chosen) >= _MAX_CHOICES:
+    def _suspect(self, operands: Sequence[Tensor]) -> None:
+        """A tensor of unknown origin that is no constant has shed its labels on a way that nobody saw."""
+        for tensor in operands:
+            if axes_of(tensor) is not None or hasattr(tensor, "_sparsewood_constant"):
+                continue
+            if tensor.is_meta:
+                if not hasattr(tensor, "_sparsewood_real") and self.device.type != "meta":
+                    self.escaped = "a tensor was made anew from another one, and its labels were lost"
+            elif tensor.layout is torch.strided:
+                address = _address(tensor)
+                for _, rows in self._memory.get(address, ()):
+                    for row in rows:
+                        self.freeze(row, "a tensor that is no parameter lies in its memory")
+                if address in self._seen:
+                    self.escaped = "a tensor was made anew from another one, and its labels were lost"
+
+    def _scalar(self, func: Any, tensor: Tensor) -> Any:
+        """A value that Python asks for; of truth values that depend on data both are tried."""
+        axes = axes_of(tensor)
+        if axes is None and not tensor.is_meta:
+            return func(tensor)
+        self.read([tensor])
+        if not tensor.is_meta and (not self.real or tensor.dtype != torch.bool):
+            return func(tensor)
+        if tensor.dtype != torch.bool:
             raise NeedsValues(f"the forward reads a {tensor.dtype} value that depends on its inputs or weights")
         number = len(self.chosen)
-        self.chosen.append(self.choices[number] if number < len(self.choices) else True)
+        if number >= _MAX_CHOICES:
+            if self.real:
+                return func(tensor)
+            raise NeedsValues(f"the forward reads more than {_MAX_CHOICES} truth values that depend on data")
+        found = bool(func(tensor)) if self.real else True
+        self.chosen.append(self.choices[number] if number < len(self.choices) else found)
         self.branches.append(self.module)
         return self.chosen[-1]
+
+    def read(self, tensors: Iterable[Tensor]) -> None:
+        """The forward uses the values of tensors outside of the graph."""
+        self.ends |= {axes.step for axes in map(axes_of, tensors) if axes is not None}
 
     def _label(self, op: Op, operands: list[Tensor], known: list[Axes]) -> None:
         results = list(tensors_in((op.out,)))
@@ -294,6 +381,8 @@ class Tracer(Labels):
             axes = axes_of(tensor)
             assert axes is not None
             axes.weight, axes.step = weight, self.op
+            if self.real and axes.labelled and tensor.layout is torch.strided:
+                self._seen[_address(tensor)] = tensor.untyped_storage()
         made = axes_of(results[0]) if results else None
         first = () if made is None else made.rows
         weights = tuple(axes for axes in labelled if axes.weight)
@@ -337,6 +426,21 @@ class Tracer(Labels):
         for tensor in missing if family != "barrier" else results:
             set_axes(tensor, Axes((None,) * tensor.dim(), (False,) * tensor.dim()))
         return family
+
+
+@cache
+def _write_places(func: Any) -> tuple[tuple[int, str], ...]:
+    """Which arguments an operation writes to: their positions and names."""
+    arguments = enumerate(func._schema.arguments)
+    return tuple((i, one.name) for i, one in arguments if one.alias_info is not None and one.alias_info.is_write)
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that an operation writes to."""
+    if not func._schema.is_mutable:
+        return []
+    values = [args[i] if i < len(args) else kwargs.get(name) for i, name in _write_places(func)]
+    return list(tensors_in(values))
 
 
 def _address(tensor: Tensor) -> int:

@@ -85,6 +85,11 @@ class Tracked(int):
         return int.__pow__(self, other, modulus)
 
 
+def plain(value: Any) -> int:
+    """An integer without its memory, and without a note that it was asked for."""
+    return value.plain if type(value) is Tracked else int(value)
+
+
 def expression_of(value: Any, uses: list[Any]) -> Expression | None:
     """What an integer was computed from; `None` if that is not known in this trace (others have other `uses`)."""
     return value.expression if type(value) is Tracked and value.uses is uses else None
@@ -130,6 +135,10 @@ def _comparison(symbol: str, name: str) -> Callable[[Tracked, Any], Any]:
     plain = getattr(int, name)
 
     def method(self: Tracked, other: Any) -> Any:
+        if isinstance(other, float):
+            outcome = COMPARISONS[symbol](self.plain, other)
+            self.uses.append(Comparison(self.expression, symbol, Constant(other), outcome))
+            return outcome
         outcome = plain(self, other)
         if outcome is not NotImplemented:
             right = expression_of(other, self.uses) or Constant(other.plain if type(other) is Tracked else int(other))

@@ -37,7 +37,7 @@ def to_units(
     not those where it is read. Groups of whose parameters none has scores are left out.
 
     Raises `UnknownName` for names that the structure does not know, and `SparsewoodError` for tensors of another shape
-    and if no group has scores.
+    or with NaN, and if no group has scores.
     """
     _require("reduction", reduction, get_args(Reduction))
     _require("part", part, get_args(Part))
@@ -150,7 +150,7 @@ def to_masks(structure: Structure, keep: Mapping[str, Any]) -> Masks:
     parameter that a named group has units in gets a mask; buffers get none. Groups that are not named stay whole.
 
     Raises `UnknownName` for a group that does not exist, and `SparsewoodError` for a group that is frozen and for
-    anything but one truth value per unit.
+    anything but one truth value per unit, or if no unit of a group is kept.
     """
     if not isinstance(keep, Mapping):
         raise SparsewoodError(
@@ -183,6 +183,11 @@ def _decisions(group: Group, given: Any) -> np.ndarray:
             f"Got {values.dtype}{list(values.shape)}. Numbers of units become truth values by "
             "mask = torch.zeros(units, dtype=torch.bool); mask[numbers] = True."
         )
+    if not values.any():
+        raise SparsewoodError(
+            f"keep[{group.name!r}] removes all of its {group.units} units: at least one unit must stay, or nothing "
+            "gets through the network there."
+        )
     return values
 
 
@@ -214,6 +219,12 @@ def _check(structure: Structure, element_scores: object) -> None:
             raise SparsewoodError(
                 f"The scores of {name!r} have shape {tuple(scores.shape)}, the parameter has {shape}. "
                 "Scores have one number for each element."
+            )
+        bad = int(scores.isnan().sum())
+        if bad:
+            raise SparsewoodError(
+                f"{bad} of {scores.numel()} scores of {name!r} are NaN: selecting by them would mean nothing. Check "
+                "the weights, and the loss if the scores use gradients."
             )
 
 

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["assign", "integer_sizes", "put", "sizes_follow", "swapped"]
+__all__ = ["INSISTING", "Insisting", "assign", "insists", "integer_sizes", "put", "sizes_follow", "swapped"]
 
 _FOLLOWING = ("groups", "input_size", "hidden_size", "proj_size", "normalized_shape")
+
+
+@dataclass(frozen=True)
+class Insisting:
+    """A class of modules whose forward refuses other sizes than it was built with, and why that is no violation."""
+
+    kind: type[nn.Module]
+    why: str
+    when: Callable[[Any], bool] = lambda _: True
+
+
+INSISTING = (
+    Insisting(nn.MultiheadAttention, "nn.MultiheadAttention insists on heads that are as wide as its input divides"),
+    Insisting(nn.LSTM, "nn.LSTM insists on the sizes of its projection", lambda module: module.proj_size > 0),
+)
+"""The modules that may raise once units are removed: only a module of another class could hold what is left."""
+
+
+def insists(error: BaseException, insisting: Sequence[Insisting]) -> str:
+    """Why an error that one of these modules raised in its own forward is no violation; "" if none of them did."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        module = traceback.tb_frame.f_locals.get("self")
+        for one in insisting:
+            if isinstance(module, one.kind) and traceback.tb_frame.f_code.co_name == "forward" and one.when(module):
+                return one.why
+        traceback = traceback.tb_next
+    return ""
 
 
 def assign(container: Any, path: tuple[int | str, ...], value: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from sparsewood.structure import Group, Structure, trace
-from sparsewood.testing.checks.shared import expect, fingerprint, seeded
-from sparsewood.testing.masked import Numbers, parameter_slices, readers_without_weights
+from sparsewood.testing.checks.shared import expect, seeded
+from sparsewood.testing.leftovers import refuse_leftovers, state_of
+from sparsewood.testing.masked import Gone, Numbers
+from sparsewood.testing.readers import parameter_slices, readers_without_weights
+from sparsewood.testing.resizing import INSISTING, Insisting
 
 __all__ = ["StructureReport", "check_structure"]
-
-_LEAK = 1e-8
-_REMOVED = 1e-5
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class StructureReport:
     `leaks`, `removals`: the groups for which each check ran. `skipped`: (group, check) -> why not. `differences`:
     (group, check) -> the largest difference of the outputs, for groups that are not exact. `constants`: groups whose
     units are not 0 when what makes them is (a sigmoid gives 0.5), so that only their readers' weights silence them.
+    `together`: the exact groups that lost half of their units at once. `tried`: the modes and inputs that the network
+    was run with. `notes`: what could not be tried of those, and what was tried in another way, such as in float32.
     """
 
     leaks: tuple[str, ...]
@@ -35,6 +37,9 @@ class StructureReport:
     constants: tuple[str, ...]
     skipped: Mapping[tuple[str, str], str]
     differences: Mapping[tuple[str, str], float]
+    together: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def check_structure(
@@ -44,20 +49,25 @@ def check_structure(
     *,
     units: int = 4,
     generator: torch.Generator | None = None,
+    insisting: Sequence[Insisting] = INSISTING,
 ) -> StructureReport:
     """Check `structure = sw.trace(model, example_inputs)` against the network itself.
 
     Partition: every position of an axis has at most one owner, and all units of a group own equally many positions in
-    each of its slices. Determinism: tracing again gives the same, and leaves model and random state alone.
+    each of its slices. Determinism: tracing again gives the same, leaves model and random state alone, and nothing of
+    its own behind in the attributes of modules.
 
-    In float64, for the first, the last and `units - 2` random units of every removable group:
+    In float64, or where the network does not run so in its own dtype and with a tolerance to match, on the example and
+    on random inputs, for the first, the last and `units - 2` random units of every removable group:
 
     * leak: while what reads the unit is 0, its weights may be anything: nothing else reads it;
     * removal: without the unit, and with the attributes that the structure knows as sizes counting it no more, the
-      network computes what it does with the unit's parameters set to 0. Where that does not run, the report says so.
+      network computes what it does with the unit's parameters set to 0; so it does in train mode, where that is not
+      random. The same holds without a random half of the group's units, and without halves of all exact groups.
 
-    Groups that are not exact may fail both; the report says by how much. Raises `AssertionError` with the group
-    and the check that failed.
+    Groups that are not exact may differ in both; the report says by how much. A network that does not run without units
+    fails, unless one of the modules that are `insisting` on their own sizes raised. Sizes that are compared may keep
+    several units from going together. Raises `AssertionError` with the group and the check that failed.
 
     >>> from sparsewood.structure import trace
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -66,7 +76,7 @@ def check_structure(
     """
     _check_partition(structure)
     _check_determinism(model, example_inputs, structure)
-    return _Values(model, example_inputs, structure, generator or seeded()).run(units)
+    return _Values(model, example_inputs, structure, generator or seeded(), insisting).run(units)
 
 
 # ---------------------------------------------------------------- partition, determinism
@@ -99,34 +109,16 @@ def _check_partition(structure: Structure) -> None:
 
 
 def _check_determinism(model: nn.Module, example_inputs: Any, structure: Structure) -> None:
-    before = _state(model)
+    refuse_leftovers(model)
+    before = state_of(model)
     again = trace(model, example_inputs)
-    after = _state(model)
+    after = state_of(model)
+    refuse_leftovers(model)
     changed = [what for what in before if before[what] != after.get(what)]
     expect(not changed and len(before) == len(after), f"Tracing changed {', '.join(changed)}")
     first, second = _comparable(structure.groups), _comparable(again.groups)
     different = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
     expect(not different, f"Tracing twice gives other groups: {', '.join(different)}")
-
-
-def _state(model: nn.Module) -> dict[str, object]:
-    values = fingerprint(model)
-    values["grad mode"] = torch.is_grad_enabled()
-    for name, module in model.named_modules():
-        for key, value in vars(module).items():
-            values[f"{name}.{key}" if name else key] = (type(value), _contents(value))
-    return values
-
-
-def _contents(value: object) -> object:
-    """What is compared of an attribute: plain values, and which objects are in a container, such as a cache."""
-    if isinstance(value, bool | int | float | str):
-        return repr(value)
-    if isinstance(value, Mapping):
-        return {str(key): _contents(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_contents(item) for item in value]
-    return id(value)
 
 
 def _comparable(groups: Iterable[Group]) -> dict[str, object]:
@@ -145,34 +137,85 @@ def _comparable(groups: Iterable[Group]) -> dict[str, object]:
 
 
 class _Values:
-    def __init__(self, model: nn.Module, example_inputs: Any, structure: Structure, generator: torch.Generator) -> None:
-        self.numbers = Numbers(model, example_inputs, structure, generator)
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        structure: Structure,
+        generator: torch.Generator,
+        insisting: Sequence[Insisting],
+    ) -> None:
+        self.numbers = Numbers(model, example_inputs, structure, generator, insisting)
         self.structure = structure
         self.generator = generator
         self.readers = readers_without_weights(structure.record)
         self.ran: dict[str, list[str]] = {"leak": [], "removal": [], "constant": []}
         self.skipped: dict[tuple[str, str], str] = {}
         self.differences: dict[tuple[str, str], float] = {}
+        self.notes: list[str] = []
 
     def run(self, units: int) -> StructureReport:
         for group in self.structure.prunable:
             sample = self._sample(group.units, units)
-            for check, difference, why_not in (
-                ("leak", self._leak, self._not_read_by_weights(group)),
-                ("removal", self._removal, "" if group.units > 1 else "it is the only unit"),
-            ):
-                if why_not:
-                    self.skipped[group.name, check] = why_not
-                else:
-                    self._check(group, check, [difference(group, unit) for unit in sample])
-            if not self._not_read_by_weights(group) and self._is_constant(group, sample[0]):
-                self.ran["constant"].append(group.name)
+            unread = self._not_read_by_weights(group)
+            if unread:
+                self.skipped[group.name, "leak"] = unread
+            else:
+                self._check(group, "leak", [self._leak(group, unit) for unit in sample])
+                if self._is_constant(group, sample[0]):
+                    self.ran["constant"].append(group.name)
+            self._check_removals(group, sample)
+        together = self._check_together()
         ran = {check: tuple(names) for check, names in self.ran.items()}
-        return StructureReport(ran["leak"], ran["removal"], ran["constant"], self.skipped, self.differences)
+        return StructureReport(
+            ran["leak"],
+            ran["removal"],
+            ran["constant"],
+            self.skipped,
+            self.differences,
+            together,
+            self.numbers.tried,
+            (*self.numbers.notes, *self.notes),
+        )
 
     def _sample(self, size: int, count: int) -> list[int]:
         inner = torch.randperm(max(size - 2, 0), generator=self.generator)[: max(count - 2, 0)] + 1
         return sorted({0, size - 1, *inner.tolist()})
+
+    def _half(self, size: int) -> list[int]:
+        return sorted(torch.randperm(size, generator=self.generator)[: size // 2].tolist())
+
+    def _check_removals(self, group: Group, sample: Sequence[int]) -> None:
+        if group.units == 1:
+            self.skipped[group.name, "removal"] = "it is the only unit"
+            return
+        found = [self.numbers.removal({group.name: [unit]}) for unit in sample]
+        if group.units > 3:
+            half = self.numbers.removal({group.name: self._half(group.units)})
+            if isinstance(half, str) and not any(isinstance(one, str) for one in found):
+                self.notes.append(f"not half of group {group.name!r}: {half}")
+            else:
+                found.append(half)
+        self._check(group, "removal", found)
+
+    def _check_together(self) -> tuple[str, ...]:
+        """Half of the units of all exact groups that can lose one go at once."""
+        ran = set(self.ran["removal"])
+        gone: Gone = {
+            one.name: self._half(one.units) for one in self.structure.prunable if one.exact and one.name in ran
+        }
+        if len(gone) < 2:
+            return ()
+        found = self.numbers.removal(gone)
+        if isinstance(found, str):
+            self.notes.append(f"not half of all exact groups: {found}")
+            return ()
+        expect(
+            found <= self.numbers.removed,
+            f"Groups {', '.join(map(repr, gone))} fail the removal check together by {found:.2g}: "
+            "removing half of their units is not the same as setting these to 0",
+        )
+        return tuple(gone)
 
     def _check(self, group: Group, check: str, found: list[float | str]) -> None:
         reasons = [one for one in found if isinstance(one, str)]
@@ -186,9 +229,9 @@ class _Values:
             return
         meaning = {
             "leak": "something outside of the group reads it",
-            "removal": "removing a unit is not the same as setting it to 0",
+            "removal": "removing units is not the same as setting them to 0",
         }[check]
-        limit = _REMOVED if check == "removal" else _LEAK
+        limit = self.numbers.removed if check == "removal" else self.numbers.leak
         expect(
             largest <= limit,
             f"Group {group.name!r} of {group.units} units fails the {check} check by {largest:.2g}: "
@@ -222,7 +265,4 @@ class _Values:
         slices = parameter_slices(group, self.structure.record)
         made, read = [one for one in slices if one.role == "out"], [one for one in slices if one.role == "in"]
         found = self.numbers.spread(zero=made, random=read, unit=unit)
-        return isinstance(found, float) and found > _LEAK
-
-    def _removal(self, group: Group, unit: int) -> float | str:
-        return self.numbers.removal(group, parameter_slices(group, self.structure.record), unit)
+        return isinstance(found, float) and found > self.numbers.leak

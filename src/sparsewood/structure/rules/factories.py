@@ -85,9 +85,8 @@ def _made(t: Tracer, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         return out
     with torch._C.DisableTorchFunction():
         rows = [_row(t, expression, size) for expression, size in zip(known, out.shape, strict=True)]
-        made = out if t.real else torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device="meta")
-        t.attach(made, rows, zero=call.name.endswith("zeros"))
-    return made
+        t.attach(out, rows, zero=call.name.endswith("zeros"))
+    return out
 
 
 def _row(t: Tracer, expression: Expression | None, size: int) -> Row:

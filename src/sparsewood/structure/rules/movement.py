@@ -19,6 +19,7 @@ from sparsewood.structure.log import Op
 from sparsewood.structure.rules import function_rule, repeating, rule, slicing, views
 from sparsewood.structure.rules.pointwise import present
 from sparsewood.structure.tracer import Tracer
+from sparsewood.structure.tracked import plain
 
 __all__ = ["repeating", "slicing", "views"]
 
@@ -181,7 +182,7 @@ def _pad_function(t: Tracer, function: Any, args: tuple[Any, ...], kwargs: dict[
     x = args[0] if args else kwargs["input"]
     for number in range(len(pads) // 2):
         axis = x.dim() - 1 - number
-        before, after, size = int(pads[2 * number]), int(pads[2 * number + 1]), x.shape[axis]
+        before, after, size = plain(pads[2 * number]), plain(pads[2 * number + 1]), x.shape[axis]
         if before > size or after > size:
             return function(*args, **kwargs)
         parts = [x.narrow(axis, size - before, before), x, x.narrow(axis, 0, after)]

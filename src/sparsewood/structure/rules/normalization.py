@@ -123,10 +123,8 @@ def _group_norm(t: Tracer, op: Op) -> None:
 def _normalize(_: Tracer, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """PyTorch spreads the norm over the size that the axis has; written without that, the axis can shrink."""
     given = dict(zip(("input", "p", "dim", "eps", "out"), args, strict=False)) | kwargs
-    if given.get("out") is not None:
-        return function(*args, **kwargs)
     norm = given["input"].norm(given.get("p", 2.0), given.get("dim", 1), keepdim=True)
-    return given["input"] / norm.clamp_min(given.get("eps", 1e-12))
+    return torch.div(given["input"], norm.clamp_min(given.get("eps", 1e-12)), out=given.get("out"))
 
 
 @rule(aten._weight_norm_interface, family="normalization")

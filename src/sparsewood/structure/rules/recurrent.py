@@ -19,6 +19,7 @@ from sparsewood.structure.axes import tensors_in
 from sparsewood.structure.labels import Row
 from sparsewood.structure.rules import function_rule
 from sparsewood.structure.rules.contraction import Factor, sum_over
+from sparsewood.structure.tracked import plain
 
 if TYPE_CHECKING:
     from sparsewood.structure.tracer import Tracer
@@ -57,7 +58,7 @@ def _layers(t: Tracer, function: Any, args: tuple[Any, ...], kwargs: dict[str, A
         return function(*args)
     directions = 2 if args[8 if packed else 7] else 1
     states = _as_list(states)
-    cells = _cells(params, 2 if biased else 0, int(layers) * directions)
+    cells = _cells(params, 2 if biased else 0, plain(layers) * directions)
     out = _values(t, function, args)
     if out is None:
         shape = (*x.shape[:-1], states[0].shape[2] * directions)

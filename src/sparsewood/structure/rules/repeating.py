@@ -18,7 +18,7 @@ from sparsewood.structure.log import Op
 from sparsewood.structure.rules import function_rule, rule
 from sparsewood.structure.rules.pointwise import present
 from sparsewood.structure.tracer import Tracer
-from sparsewood.structure.tracked import expression_of
+from sparsewood.structure.tracked import expression_of, plain
 
 __all__: list[str] = []
 
@@ -122,7 +122,7 @@ def _aligned_sizes(t: Tracer, operands: Sequence[Tensor], shape: Sequence[int]) 
     sizes: list[Any] = [_FREE] * len(shape)
     for operand in operands:
         for back, size in enumerate(reversed(tracked_shape(t, operand)), start=1):
-            fits = back <= len(shape) and int(size) == shape[-back] and int(size) > 1
+            fits = back <= len(shape) and plain(size) == shape[-back] and plain(size) > 1
             if fits and (sizes[-back] is _FREE or expression_of(size, t.sizes) is None):
                 sizes[-back] = size
     return sizes

@@ -16,7 +16,7 @@ from sparsewood.structure.log import Op
 from sparsewood.structure.rules import rule
 from sparsewood.structure.rules.pointwise import present
 from sparsewood.structure.tracer import Tracer
-from sparsewood.structure.tracked import expression_of
+from sparsewood.structure.tracked import expression_of, plain
 
 __all__: list[str] = []
 
@@ -89,7 +89,7 @@ def _judge(t: Tracer, row: Row, bounds: Sequence[_Bound] | None, step: int) -> N
 def _stays(t: Tracer, bound: _Bound) -> None:
     expression = expression_of(bound.value, t.sizes)
     if expression is not None:
-        record(t, None, int(bound.value), expression)
+        record(t, None, plain(bound.value), expression)
 
 
 def _end_at(t: Tracer, row: np.ndarray, bound: _Bound, size: int) -> None:
@@ -98,9 +98,9 @@ def _end_at(t: Tracer, row: np.ndarray, bound: _Bound, size: int) -> None:
     expression = expression_of(value, t.sizes)
     if value is None or (expression is None and (place == 0 or (clipped and place == size and value > 0))):
         return
-    from_end = int(value) < 0
+    from_end = plain(value) < 0
     part = row[place:] if from_end else row[:place]
-    if expression is None or len(part) != abs(int(value)):
+    if expression is None or len(part) != abs(plain(value)):
         t.freeze(row, _FIXED)
     else:
         record(t, part, len(part), Operation("neg", (expression,)) if from_end else expression)
@@ -127,7 +127,7 @@ def _bounds_asked_for(t: Tracer, op: Op, axis: int, start: int, stop: int) -> Se
 
 
 def _plain(bound: Any) -> int | None:
-    return None if bound is None else int(bound)
+    return None if bound is None else plain(bound)
 
 
 def _slice_of_axis(t: Tracer, axis: int) -> slice | None:
@@ -178,7 +178,7 @@ def _pieces(t: Tracer, op: Op, row: Row, sizes: Sequence[int]) -> Sequence[Row]:
     asked, trust = _parts_asked_for(t, op)
     if row is None:
         for value in asked if isinstance(asked, list | tuple) else [asked]:
-            given(t, None, value, int(value))
+            given(t, None, value, plain(value))
         return [None] * len(sizes)
     if len(sizes) == 1 and not isinstance(asked, list | tuple) and expression_of(asked, t.sizes) is None:
         return [row]
@@ -202,7 +202,7 @@ def _parts_asked_for(t: Tracer, op: Op) -> tuple[Any, bool]:
     name = asked_by(t)
     if name in ("chunk", "unsafe_chunk"):
         chunks = argument(t.calls[-1], 1, "chunks")
-        given(t, None, chunks, int(chunks))
+        given(t, None, chunks, plain(chunks))
         return op.args[1], len(op.out) == chunks
     if name in ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "split_copy"):
         return argument(t.calls[-1], 1, "split_size", "split_size_or_sections", "split_sizes"), False

@@ -1,0 +1,137 @@
+"""Running a network again and again in the same way, and comparing what it returns."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparsewood.testing.leftovers import attributes_of
+
+__all__ = ["always_alike", "difference", "finite", "others", "shuffled", "tensors_in"]
+
+
+@contextmanager
+def always_alike(model: nn.Module, seed: int) -> Iterator[None]:
+    """Inside, the model runs with these random numbers, as it is written; behind, it has forgotten what it did."""
+    with (
+        _random_state(seed),
+        torch.no_grad(),
+        torch.compiler.set_stance("force_eager"),
+        _no_fast_path(),
+        _without_memory(model),
+    ):
+        yield
+
+
+def others(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Other values of the same kind: normal ones as large as these, whole numbers in another order."""
+    if not tensor.is_floating_point():
+        return shuffled(tensor, generator)
+    scale = float(tensor.double().abs().mean()) if tensor.numel() else 0.0
+    values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    return (values * (scale if math.isfinite(scale) and scale > 0 else 1.0)).to(tensor)
+
+
+def shuffled(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+    return tensor.reshape(-1)[order].reshape(tensor.shape)
+
+
+@contextmanager
+def _random_state(seed: int) -> Iterator[None]:
+    """The same random numbers every time, of PyTorch, Python and NumPy."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the state that models may draw from)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Attention raises where its parts are, not in a fused whole."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _without_memory(model: nn.Module) -> Iterator[None]:
+    """What a forward keeps in buffers or attributes of modules, such as a cache, is forgotten behind the block."""
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    values_of = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    containers = [
+        (value, copy.copy(value))
+        for _, values in attributes
+        for name, value in values.items()
+        if type(value) in (dict, list, deque) and not name.startswith("_")
+    ]
+    try:
+        yield
+    finally:
+        for module, values in attributes:
+            vars(module).clear()
+            vars(module).update(values)
+        for now, before in buffers:
+            now.clear()
+            now.update(before)
+        with torch.no_grad():
+            for buffer, before in values_of:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+        for value, before in containers:
+            value.clear()
+            if isinstance(value, dict):
+                value.update(before)
+            else:
+                value.extend(before)
+
+
+def tensors_in(value: Any, inside: set[int]) -> Iterator[Tensor]:
+    """The tensors in containers and objects of any class; modules are no outputs."""
+    if isinstance(value, Tensor):
+        yield value
+    elif not isinstance(value, nn.Module | str | bytes | np.ndarray) and id(value) not in inside:
+        inside.add(id(value))
+        if isinstance(value, Mapping):
+            items: list[Any] = list(value.values())
+        elif isinstance(value, list | tuple | set | frozenset | deque):
+            items = list(value)
+        else:
+            items = list(attributes_of(value).values())
+        for item in items:
+            yield from tensors_in(item, inside)
+
+
+def finite(outputs: Sequence[Tensor]) -> bool:
+    return all(bool(torch.isfinite(x).all()) for x in outputs)
+
+
+def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """The largest difference, relative to the largest output."""
+    largest = 0.0
+    for one, other in zip(first, second, strict=True):
+        if one.numel():
+            a, b = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (one, other))
+            scale = max(1.0, float(a.abs().max()))
+            found = float((a - b).abs().max()) / scale
+            largest = max(largest, float("inf") if math.isnan(found) else found)
+    return largest
