@@ -119,8 +119,7 @@ TINY = {
     "transformers:bert": ["hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=8"],
     "transformers:gpt2": ["n_embd=8", "n_layer=1", "n_head=2"],
     "transformers:t5": ["d_model=16", "d_kv=8", "d_ff=16", "num_layers=1", "num_heads=2"],
-    "transformers:whisper": ["d_model=16", "encoder_layers=1", "decoder_layers=1", "encoder_attention_heads=2"]
-    + ["decoder_attention_heads=2", "encoder_ffn_dim=16"],
+    "transformers:whisper": ["d_model=384", "encoder_layers=1", "decoder_layers=1"],
     "transformers:llama": ["hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=8"],
     "transformers:clip": ["text_config={num_hidden_layers: 1}", "vision_config={num_hidden_layers: 1}"],
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -334,3 +336,132 @@ def test_a_layer_norm_averages_over_units() -> None:
     group = sw.trace(model, torch.zeros(1, 3)).group("0")
     assert not group.exact
     assert group.inexact == ("normalised over units",)
+
+
+# ---------------------------------------------------------------- ways on which labels could be lost
+
+
+def _second(function: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
+    """Linear a (and b), then whatever the function does, then Linear c."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return function(self, x)
+
+    return Model()
+
+
+def _into_a_view(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x)
+    torch.exp(m.b(x), out=y[:])
+    return m.c(y)
+
+
+def _replaced_data(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x)
+    y.data = m.b(x)
+    return m.c(y)
+
+
+def _storage(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x)
+    return m.c(torch.empty(0).set_(y.untyped_storage(), 0, y.shape, y.stride()) + m.b(x))
+
+
+X = torch.ones(4, 5)
+
+
+def test_a_result_written_over_a_view_goes_with_what_was_there() -> None:
+    (group,) = sw.trace(_second(_into_a_view), X).prunable
+    assert {one.param for one in group.slices} == {"a.weight", "a.bias", "b.weight", "b.bias", "c.weight"}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _replaced_data,
+        _storage,
+        lambda m, x: m.c(nn.Parameter(m.a(x) + m.b(x))),
+        lambda m, x: copy.deepcopy(m.c)(m.a(x) + m.b(x)),
+    ],
+)
+def test_tensors_made_anew_take_everything_with_them(function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    assert not sw.trace(_second(function), X).prunable
+
+
+def test_parameters_in_the_same_memory_go_together() -> None:
+    model: Any = _second(lambda m, x: m.c(m.a(x)) + m.c(m.b(x).relu()))  # pyright: ignore
+    assert len(sw.trace(model, X).prunable) == 1
+    apart: Any = _second(lambda m, x: m.c(m.a(x)) + m.b(x).sum())  # pyright: ignore
+    apart.b.weight.data = apart.a.weight.data
+    assert {one.param for one in sw.trace(apart, X).group("a").slices} >= {"a.weight", "b.weight"}
+
+
+def test_a_way_that_cannot_be_followed_without_values_is_followed_with_them() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = (m.a(x) + m.b(x)).relu()
+        if x.sum() > 0:
+            return m.c(h)
+        return m.c(h.softmax(1)) + torch.nonzero(x[0] > 100).sum()
+
+    assert not sw.trace(_second(forward), X).prunable
+
+
+def test_what_is_done_in_training_only_counts_wherever_the_mode_is_asked_for() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = (m.a(x) + m.b(x)).relu()
+        return m.c(h * torch.ones(8) if m.training else h)
+
+    assert not sw.trace(_second(forward), X).prunable
+    assert not hasattr(nn.Module, "training")
+
+
+def test_a_value_that_is_read_makes_what_it_was_computed_from_count() -> None:
+    group = sw.trace(_second(lambda m, x: m.c(m.a(x).relu()) * m.b(x).relu().mean().item()), X).group("b")  # pyright: ignore
+    assert group.inexact == ("mean over units",)
+
+
+def test_outputs_in_objects_of_any_kind_stay() -> None:
+    model = _second(lambda m, x: SimpleNamespace(logits=m.c(m.a(x) + m.b(x))))  # pyright: ignore
+    (group,) = sw.trace(model, X).prunable
+    assert ("c.weight", 0) not in {(one.param, one.axis) for one in group.slices}
+
+
+def test_what_a_forward_keeps_is_taken_back() -> None:
+    class Box:
+        pass
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x) + m.b(x)
+        m.box.last, m.nest["x"][0] = h, h
+        m.width = m.c.in_features * 2
+        return m.c(h)
+
+    model: Any = _second(forward)
+    model.box, model.nest = Box(), {"x": {}}
+    sw.trace(model, X)
+    assert vars(model.box) == {}
+    assert model.nest == {"x": {}}
+    assert not hasattr(model, "width")
+
+
+def test_weights_are_not_written_to() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        m.a.weight.data.mul_(0.5)
+        return m.c(m.a(x) + m.b(x)) * x.sum().item()
+
+    model: Any = _second(forward)
+    before = model.a.weight.clone()
+    sw.trace(model, X)
+    assert torch.equal(model.a.weight, before)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch announces the end of this form of quantisation
+def test_quantised_weights_are_named() -> None:
+    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), {nn.Linear})
+    why = [str(one) for one in sw.trace(model, torch.zeros(1, 4)).barriers]
+    assert any("quantised" in one for one in why)

@@ -229,6 +229,27 @@ def _normalized_shape(trace: Tracer, call: Call) -> None:
     given_all(trace, (None,) * len(values) if rows is None else rows[-len(values) :], values, shape)
 
 
+def _attention(trace: Tracer, call: Call) -> None:
+    """The number of heads and the width that it is told: of a module they can be rewritten, written out they stay."""
+    given = dict(zip(("query", "key", "value", "width", "heads", "weight"), call.args, strict=False))
+    query, width = (
+        given.get("query", call.kwargs.get("query")),
+        given.get("width", call.kwargs.get("embed_dim_to_check")),
+    )
+    heads, weight = (
+        given.get("heads", call.kwargs.get("num_heads")),
+        given.get("weight", call.kwargs.get("in_proj_weight")),
+    )
+    weights = [weight, *(call.kwargs.get(f"{one}_proj_weight") for one in "qkv")]
+    if type(heads) is not Tracked and heads != 1:
+        for tensor in weights:
+            rows = None if tensor is None else row_of(trace, tensor)
+            trace.freeze(None if rows is None else rows[0], f"its {heads} heads are written in the forward")
+    if type(width) is not Tracked:
+        rows = row_of(trace, query)
+        trace.freeze(None if rows is None else rows[-1], f"its size {width} is written in the forward")
+
+
 def _broadcast(trace: Tracer, call: Call) -> None:
     """Tensors that are broadcast against one another go together, also where nothing has to be done for it."""
     tensors = list(tensors_in(call.args))
@@ -245,6 +266,7 @@ def _broadcast(trace: Tracer, call: Call) -> None:
 _CHECKS: Mapping[str, Callable[[Tracer, Call], None]] = {
     **{f"conv{kind}{n}d": _convolution(6, -n - 1) for n in (1, 2, 3) for kind in ("", "_transpose")},
     "broadcast_tensors": _broadcast,
+    "multi_head_attention_forward": _attention,
     "group_norm": _group_norm,
     "layer_norm": _normalized_shape,
     "rms_norm": _normalized_shape,

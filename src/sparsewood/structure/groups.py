@@ -215,7 +215,8 @@ def _held(trace: Tracer, table: _Table, first: np.ndarray) -> tuple[list[Group],
     shown = sorted(
         (one for number, one in enumerate(barriers) if number in set(numbers.tolist())), key=lambda one: -one.parameters
     )
-    return groups, tuple(shown)
+    notes = [Barrier(one.op, one.module, one.shapes, one.why) for one in trace.notes]
+    return groups, (*notes, *shown)
 
 
 def _entries_kept(table: _Table, reason: np.ndarray, reasons: int, parameters: set[str]) -> np.ndarray:

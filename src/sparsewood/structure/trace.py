@@ -15,6 +15,7 @@ from torch import nn
 from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.snapshot import untouched
 from sparsewood.structure.groups import assemble
+from sparsewood.structure.labels import Reason
 from sparsewood.structure.passes import run
 from sparsewood.structure.structure import Structure
 from sparsewood.structure.tracer import Tracer
@@ -57,6 +58,10 @@ def trace(model: nn.Module, example_inputs: Any, *, attention: Literal["heads", 
     with untouched(inner, training=False, buffers=False), _quiet():
         for name, tensor in chain(model.named_parameters(), model.named_buffers()):
             tracer.register(name, tensor)
+        for name, module in model.named_modules():
+            if hasattr(module, "_packed_params"):
+                why = "its quantised weights are no parameters, so they stay"
+                tracer.notes.append(Reason(type(module).__name__, name, "", why))
         run(inner, {id(module): name for name, module in model.named_modules()}, example_inputs, tracer)
     return assemble(tracer, attention=attention)
 

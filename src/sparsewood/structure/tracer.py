@@ -60,6 +60,7 @@ class Tracer(Labels):
         self.events: list[Event] = []
         self.costs: list[Cost] = []
         self.escaped = ""
+        self.notes: list[Reason] = []
         self.knows_its_mode = False
         self._memory: dict[int, list[tuple[Any, tuple[Row, ...]]]] = {}
         self._seen: dict[int, torch.UntypedStorage] = {}
