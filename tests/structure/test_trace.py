@@ -465,3 +465,21 @@ def test_quantised_weights_are_named() -> None:
     model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), {nn.Linear})
     why = [str(one) for one in sw.trace(model, torch.zeros(1, 4)).barriers]
     assert any("quantised" in one for one in why)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Linear(4, 6), (1, 5)),
+        (nn.Conv2d(3, 4, 3), (1, 2, 8, 8)),
+        (nn.Conv2d(3, 4, 3), (1, 3, 2, 2)),
+        (nn.BatchNorm2d(4), (1, 3, 8, 8)),
+        (nn.LayerNorm(4), (1, 5)),
+        (nn.GroupNorm(2, 4), (1, 6, 3)),
+        (nn.MultiheadAttention(4, 2), (3, 5)),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(module: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.zeros(shape)
+    with pytest.raises(sw.SparsewoodError, match="failed on the inputs"):
+        sw.trace(module, (x, x, x) if isinstance(module, nn.MultiheadAttention) else x)

@@ -17,17 +17,25 @@ def _like(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
+def _require(fits: bool, *tensors: Tensor) -> None:
+    if not fits:
+        raise RuntimeError(f"sizes that do not fit: {', '.join(str(list(tensor.shape)) for tensor in tensors)}")
+
+
 def _vector(size: int, tensor: Tensor) -> Tensor:
     return torch.empty_strided((size,), (1,), dtype=tensor.dtype, device="meta")
 
 
 def _batch_norm(x: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    given = [one for one in others[:4] if one is not None]
+    _require(all(one.shape[0] == x.shape[1] for one in given), x, *given)
     training = others[4]
     size = x.shape[1] if training else 0
     return _like(x), _vector(size, x), _vector(size, x)
 
 
 def _layer_norm(x: Tensor, normalized_shape: Any, *_: Any) -> tuple[Tensor, ...]:
+    _require(list(x.shape[x.dim() - len(normalized_shape) :]) == list(normalized_shape), x)
     lead = (*x.shape[: x.dim() - len(normalized_shape)], *(1 for _ in normalized_shape))
     statistic = torch.empty(lead, dtype=x.dtype, device="meta")
     return _like(x), statistic, _like(statistic)
@@ -40,14 +48,17 @@ def _group_norm(x: Tensor, *others: Any) -> tuple[Tensor, ...]:
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor:
+    _require(left.shape[1] == right.shape[0], left, right)
     return torch.empty((left.shape[0], right.shape[1]), dtype=left.dtype, device="meta")
 
 
-def _addmm(_: Tensor, left: Tensor, right: Tensor, **__: Any) -> Tensor:
+def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_: Any) -> Tensor:
+    _require(bias.shape[-1] in (1, right.shape[1]), bias, right)
     return _mm(left, right)
 
 
 def _bmm(left: Tensor, right: Tensor) -> Tensor:
+    _require(left.shape[0] == right.shape[0] and left.shape[2] == right.shape[1], left, right)
     return torch.empty((left.shape[0], left.shape[1], right.shape[2]), dtype=left.dtype, device="meta")
 
 
@@ -56,14 +67,12 @@ def _convolution(x: Tensor, weight: Tensor, bias: Any, *others: Any) -> Tensor:
     kernel, space = weight.shape[2:], x.shape[2:]
     if transposed or len(x.shape) != len(weight.shape):
         return _aten.convolution.default(x, weight, bias, *others)
-    if x.shape[1] != weight.shape[1] * groups:
-        raise RuntimeError(f"a kernel for {weight.shape[1] * groups} channels meets {x.shape[1]}")
+    _require(x.shape[1] == weight.shape[1] * groups, x, weight)
     out = [
         (size + 2 * _of(padding, i) - _of(dilation, i) * (kernel[i] - 1) - 1) // _of(stride, i) + 1
         for i, size in enumerate(space)
     ]
-    if min(out) < 1:
-        raise RuntimeError(f"a kernel of {tuple(kernel)} does not fit into {tuple(space)}")
+    _require(min(out) > 0, x, weight)
     return torch.empty((x.shape[0], weight.shape[0], *out), dtype=x.dtype, device="meta")
 
 
@@ -74,8 +83,7 @@ def _cat(tensors: Any, dim: int = 0) -> Tensor:
         return _aten.cat.default(tensors, dim)
     dim %= first.dim()
     shape = list(first.shape)
-    if any(size != one.shape[i] for one in tensors for i, size in enumerate(shape) if i != dim):
-        raise RuntimeError(f"tensors of {[tuple(one.shape) for one in tensors]} cannot be put side by side at {dim}")
+    _require(all(size == one.shape[i] for one in tensors for i, size in enumerate(shape) if i != dim), *tensors)
     shape[dim] = sum(one.shape[dim] for one in tensors)
     return torch.empty(shape, dtype=first.dtype, device="meta")
 
