@@ -96,6 +96,23 @@ class Concatenated(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class DenseBlock(nn.Module):
+    """Every layer normalises and reads all before it, which are kept in a list, as in DenseNet."""
+
+    def __init__(self, layers: int, growth: int = 8) -> None:
+        super().__init__()
+        widths = [3 + growth * i for i in range(layers + 1)]
+        self.norms = nn.ModuleList([nn.BatchNorm2d(width) for width in widths[:-1]])
+        self.layers = nn.ModuleList([nn.Conv2d(width, growth, 3, padding=1) for width in widths[:-1]])
+        self.head = nn.Linear(widths[-1], 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            features.append(layer(norm(torch.cat(features, 1)).relu()))
+        return self.head(torch.cat(features, 1).mean((2, 3)))
+
+
 class Residual(nn.Module):
     """A chain of residual blocks."""
 
@@ -139,6 +156,7 @@ NETWORKS: dict[str, Maker] = {
     },
     "decoder 12 x 768": lambda: _decoder(12, 768, 12, 12),
     "concat 64": lambda: _image(Concatenated(64)),
+    "dense block 64": lambda: _image(DenseBlock(64)),
     **{f"gqa {n}": lambda n=n: _decoder(n, 256, 8, 2) for n in (2, 4, 8, 16)},
 }
 LAYERS = (16, 32, 64, 128)

@@ -246,7 +246,7 @@ def _attention(trace: Tracer, call: Call) -> None:
             rows = None if tensor is None else row_of(trace, tensor)
             trace.freeze(None if rows is None else rows[0], f"its {heads} heads are written in the forward")
     if type(width) is not Tracked:
-        rows = row_of(trace, query)
+        rows = None if query is None else row_of(trace, query)
         trace.freeze(None if rows is None else rows[-1], f"its size {width} is written in the forward")
 
 

@@ -44,7 +44,7 @@ class Size:
 class Constant:
     """A number that stays what it is."""
 
-    value: float
+    value: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, floor, isfinite
 from typing import Any
 
 import numpy as np
@@ -135,10 +136,8 @@ def _comparison(symbol: str, name: str) -> Callable[[Tracked, Any], Any]:
     plain = getattr(int, name)
 
     def method(self: Tracked, other: Any) -> Any:
-        if isinstance(other, float):
-            outcome = COMPARISONS[symbol](self.plain, other)
-            self.uses.append(Comparison(self.expression, symbol, Constant(other), outcome))
-            return outcome
+        if isinstance(other, float) and isfinite(other):  # between two integers the lower or the higher one decides
+            other = ceil(other) if symbol in ("<", ">=") else floor(other)
         outcome = plain(self, other)
         if outcome is not NotImplemented:
             right = expression_of(other, self.uses) or Constant(other.plain if type(other) is Tracked else int(other))
