@@ -598,3 +598,20 @@ def test_einops_is_given_names(heads: Callable[[Any], int], free: int, monkeypat
     structure = trace(Attention(run), X)
     assert units(structure, "qkv.weight") == free
     assert attributes(structure) == ({"heads"} if free == 4 else set())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (lambda n: n > 7.5, True),
+        (lambda n: n >= 8.0, True),
+        (lambda n: n < 8.5, True),
+        (lambda n: n <= 7.5, False),
+        (lambda n: n == 7.5, False),
+        (lambda n: n != 7.5, True),
+        (lambda n: n == 8.0, True),
+        (lambda n: n < float("inf"), True),
+    ],
+)
+def test_comparisons_with_fractions(outcome: Callable[[Any], bool], expected: bool) -> None:
+    assert outcome(Tracked.of(8, Size(np.arange(1, 9)), [])) is expected

@@ -136,6 +136,8 @@ def _comparison(symbol: str, name: str) -> Callable[[Tracked, Any], Any]:
     plain = getattr(int, name)
 
     def method(self: Tracked, other: Any) -> Any:
+        if isinstance(other, float) and symbol in ("==", "!=") and not other.is_integer():
+            return symbol == "!="
         if isinstance(other, float) and isfinite(other):  # between two integers the lower or the higher one decides
             other = ceil(other) if symbol in ("<", ">=") else floor(other)
         outcome = plain(self, other)
