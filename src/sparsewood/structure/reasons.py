@@ -53,6 +53,7 @@ _ADVICE = {
     "product over": "nothing: a product over units is another one without them",
     "normalisation over": "nothing: its result is another one without them",
     "only position": "nothing: a single unit stays",
+    "an axis would be empty": "nothing where an axis has one position; else explain() says what ties it together",
     INHERENT: "nothing: places in a kernel stay",
     "a place in": "nothing: places in space, windows and sequences stay",
     "gate of a recurrent": "nothing: a cell has all of its gates",

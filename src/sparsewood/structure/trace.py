@@ -46,7 +46,7 @@ def trace(model: nn.Module, example_inputs: Any, *, attention: Literal["heads", 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
     >>> structure = trace(model, torch.zeros(1, 3, 8, 8))
     >>> structure.prunable
-    (Group('0', 8 units, 6 slices),)
+    (Group('0', 8 units, 7 slices),)
     >>> [(one.param, one.axis, len(one.owner)) for one in structure.group("0").slices if one.role == "in"]
     [('4.weight', 1, 288)]
     """
