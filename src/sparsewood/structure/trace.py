@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import warnings
 from collections.abc import Iterator
@@ -79,7 +80,9 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No gradients, no compilation, no fused attention that hides its parts."""
+    """No gradients, no compilation, no fused attention that hides its parts, and no search for garbage meanwhile."""
+    collects = gc.isenabled()
+    gc.disable()  # a trace makes many small objects that stay, and every search would look at all there are
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -94,6 +97,8 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        if collects:
+            gc.enable()
 
 
 def _not_compiled() -> AbstractContextManager[object]:
