@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparsewood as sw
-from sparsewood.structure import Structure
+from sparsewood.structure import Structure, rules
 
 
 def footprint(structure: Structure) -> dict[str, tuple[int, set[tuple[str, int]]]]:
@@ -483,3 +483,16 @@ def test_inputs_that_do_not_fit_are_refused(module: nn.Module, shape: tuple[int,
     x = torch.zeros(shape)
     with pytest.raises(sw.SparsewoodError, match="failed on the inputs"):
         sw.trace(module, (x, x, x) if isinstance(module, nn.MultiheadAttention) else x)
+
+
+def test_a_function_rule_that_fails_leaves_the_function_to_the_rules_of_its_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: Any) -> Tensor:
+        raise ValueError("not written for this")
+
+    monkeypatch.setitem(rules._function_rules, F.normalize, fails)
+    model = _second(lambda m, x: m.c(F.normalize(m.a(x) + m.b(x), dim=0)))
+    structure = sw.trace(model, X)
+    assert structure.record.fallback == ""
+    assert structure.barriers

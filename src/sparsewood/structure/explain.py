@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from sparsewood.errors import UnknownName
-from sparsewood.structure.counts import buffers_of_units, macs_of_units, parameters_of_units
+from sparsewood.structure.counts import buffers_of_units
 from sparsewood.structure.labels import Reason
 from sparsewood.structure.names import Places, braced, collapsed, counted, place, ranged
 from sparsewood.structure.reasons import short_op
@@ -55,9 +55,9 @@ def _group(structure: Structure, group: Group) -> str:
 
 
 def _removable_head(structure: Structure, group: Group) -> list[str]:
-    goes = [f"{ranged(parameters_of_units(structure)[group.name])} parameters"]
+    goes = [f"{ranged(structure.unit_parameters[group.name])} parameters"]
     goes += _if_any(buffers_of_units(structure)[group.name], "entries of buffers")
-    goes += _if_any(macs_of_units(structure)[group.name], "multiply-adds")
+    goes += _if_any(structure.unit_macs[group.name], "multiply-adds")
     lines = [f"{group.name}: {counted(group.units, 'unit')}; with one alone go {', '.join(goes)}"]
     titles = {"out": "Made at", "in": "Read at", "both": "Made and read at (tied)"}
     for role, title in titles.items():

@@ -9,8 +9,6 @@ import numpy as np
 
 from sparsewood.structure.counts import (
     entries_of_groups,
-    macs_of_units,
-    parameters_of_units,
     share_prunable,
     total_macs,
     total_parameters,
@@ -35,7 +33,7 @@ def to_json(structure: Structure) -> dict[str, Any]:
     of one unit alone: one number where they are the same for all units, else a list. Barriers that hold no parameter
     because they are places in a kernel are left out.
     """
-    parameters, macs, entries = parameters_of_units(structure), macs_of_units(structure), entries_of_groups(structure)
+    parameters, macs, entries = structure.unit_parameters, structure.unit_macs, entries_of_groups(structure)
     groups = []
     for group in structure.groups:
         counts: dict[str, Any] = {}

@@ -31,23 +31,23 @@ def assemble(trace: Tracer, *, attention: str = "heads") -> Structure:
     held, barriers = _held(trace, table, first)
     events, costs = trace.complete or ([], [])
     record = Record(
-        component,
-        group_of,
-        unit_of,
-        tuple(trace.reasons),
-        reasons_of,
-        tuple(trace.edges),
-        tuple(trace.steps),
-        tuple(events),
-        tuple(costs),
-        tuple(trace.spans),
-        tuple(zip(trace.splits, sides, strict=True)),
-        tuple(trace.sizes),
-        frozenset(trace.parameters),
-        trace.fallback,
-        trace.training_error,
-        tuple(dict.fromkeys(trace.branches)),
-        tuple(trace.inexact_rows),
+        component=component,
+        group_of=group_of,
+        unit_of=unit_of,
+        reasons=tuple(trace.reasons),
+        reasons_of=reasons_of,
+        edges=tuple(trace.edges),
+        steps=tuple(trace.steps),
+        events=tuple(events),
+        costs=tuple(costs),
+        spans=tuple(trace.spans),
+        splits=tuple(zip(trace.splits, sides, strict=True)),
+        sizes=tuple(trace.sizes),
+        parameters=frozenset(trace.parameters),
+        fallback=trace.fallback,
+        training_error=trace.training_error,
+        branches=tuple(dict.fromkeys(trace.branches)),
+        inexact=tuple(trace.inexact_rows),
     )
     return Structure((*_named(with_taps(groups, record)), *held), dict(trace.shapes), barriers, record)
 
@@ -154,18 +154,18 @@ def _slices_with(trace: Tracer, table: _Table, group: np.ndarray, rows: Sequence
     return set(np.unique(group[chosen] * len(table.spans) + table.span[chosen]).tolist())
 
 
-def _through_rectangles(trace: Tracer, consumed: np.ndarray) -> None:
-    """A weight's axis that was viewed as a rectangle before it was read is read itself."""
+def _through_rectangles(trace: Tracer, marked: np.ndarray) -> None:
+    """An axis of which a view as a rectangle is marked (as read, as made) is marked itself, and the other way round."""
     for split in trace.splits:
         grid = split.parent.reshape(len(split.left), len(split.right))
-        read = consumed[split.left][:, None] | consumed[split.right][None, :]
-        if read.any():
-            consumed[grid[read]] = True
+        here = marked[split.left][:, None] | marked[split.right][None, :]
+        if here.any():
+            marked[grid[here]] = True
     for split in reversed(trace.splits):
-        if consumed[split.parent].any():
-            grid = consumed[split.parent].reshape(len(split.left), len(split.right))
-            consumed[split.left] |= grid.any(1)
-            consumed[split.right] |= grid.any(0)
+        if marked[split.parent].any():
+            grid = marked[split.parent].reshape(len(split.left), len(split.right))
+            marked[split.left] |= grid.any(1)
+            marked[split.right] |= grid.any(0)
 
 
 def _kinds(trace: Tracer, component: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -212,9 +212,7 @@ def _held(trace: Tracer, table: _Table, first: np.ndarray) -> tuple[list[Group],
         slices = tuple(Slice(span.param, span.axis, np.full(span.size, -1)) for span in spans)
         units = len(np.unique(table.component[rows]))
         groups.append(Group(f"frozen {number}", units, slices, frozen_by=str(barriers[number])))
-    shown = sorted(
-        (one for number, one in enumerate(barriers) if number in set(numbers.tolist())), key=lambda one: -one.parameters
-    )
+    shown = sorted((barriers[number] for number in numbers.tolist()), key=lambda one: -one.parameters)
     notes = [Barrier(one.op, one.module, one.shapes, one.why) for one in trace.notes]
     return groups, (*notes, *shown)
 

@@ -63,10 +63,9 @@ def _is_plain_object(value: Any) -> bool:
 
 def _put_back(value: Any, before: Any) -> None:
     if isinstance(value, dict):
-        if value.keys() != before.keys() or any(value[key] is not before[key] for key in before):
-            for key in value.keys() - before.keys():
-                del value[key]
-            value.update(before)
-    elif len(value) != len(before) or any(a is not b for a, b in zip(value, before, strict=True)):
+        same = value.keys() == before.keys() and all(value[key] is before[key] for key in before)
+    else:
+        same = len(value) == len(before) and all(a is b for a, b in zip(value, before, strict=True))
+    if not same:
         value.clear()
-        value.update(before) if isinstance(value, set) else value.extend(before)
+        value.update(before) if isinstance(value, dict | set) else value.extend(before)

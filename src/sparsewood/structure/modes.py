@@ -6,6 +6,7 @@ asked for, attributes of tensors, values that leave the graph. `modules_of` keep
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,9 +22,11 @@ from sparsewood.structure.axes import axes_of
 from sparsewood.structure.integers import length_of, number_of_elements, shape_of, size_of, stride_of
 from sparsewood.structure.log import Call, Event
 from sparsewood.structure.rules import find_function_rule, find_rule
-from sparsewood.structure.tracer import Tracer
+from sparsewood.structure.tracer import RULE_ERRORS, Tracer
 
 __all__ = ["Functions", "Operations", "modules_of"]
+
+log = logging.getLogger(__name__)
 
 
 class Operations(TorchDispatchMode):
@@ -61,7 +64,12 @@ class Functions(TorchFunctionMode):
         try:
             note_integers(trace, trace.calls[-1])
             rule = find_function_rule(func)
-            return func(*args, **kwargs) if rule is None else rule(trace, func, args, kwargs)
+            if rule is not None:
+                try:
+                    return rule(trace, func, args, kwargs)
+                except RULE_ERRORS:  # then it is taken apart, and every operation in it has a rule or is a barrier
+                    log.debug("the rule of %s failed", func, exc_info=True)
+            return func(*args, **kwargs)
         finally:
             trace.calls.pop()
 

@@ -8,8 +8,6 @@ from textwrap import wrap
 import numpy as np
 
 from sparsewood.structure.counts import (
-    macs_of_units,
-    parameters_of_units,
     share_prunable,
     total_macs,
     total_parameters,
@@ -135,7 +133,7 @@ def _table(structure: Structure, width: int, most: int) -> list[str]:
 
 def _lines(structure: Structure) -> list[_Line]:
     """One line for groups that are alike, where the first of them stands."""
-    parameters, macs = parameters_of_units(structure), macs_of_units(structure)
+    parameters, macs = structure.unit_parameters, structure.unit_macs
     alike: dict[tuple[object, ...], list[Group]] = {}
     for group in structure.prunable:
         slices = tuple((pattern(one.param), one.axis, one.role) for one in group.slices)

@@ -203,11 +203,11 @@ class Structure:
 
     def parameters(self, group: str | Group) -> Tensor:
         """How many entries of parameters go with each unit of a group alone: int64[units]."""
-        return torch.tensor(self._parameters[self._removable(group)])
+        return torch.tensor(self.unit_parameters[self._removable(group)])
 
     def macs(self, group: str | Group) -> Tensor:
         """How many multiply-adds of the traced forward go with each unit of a group alone: int64[units]."""
-        return torch.tensor(self._macs[self._removable(group)])
+        return torch.tensor(self.unit_macs[self._removable(group)])
 
     def _removable(self, group: str | Group) -> str:
         found = self.group(group.name if isinstance(group, Group) else group)
@@ -216,13 +216,15 @@ class Structure:
         return found.name
 
     @cached_property
-    def _parameters(self) -> dict[str, np.ndarray]:
+    def unit_parameters(self) -> dict[str, np.ndarray]:
+        """`parameters` of all removable groups, counted once."""
         from sparsewood.structure.counts import parameters_of_units
 
         return parameters_of_units(self)
 
     @cached_property
-    def _macs(self) -> dict[str, np.ndarray]:
+    def unit_macs(self) -> dict[str, np.ndarray]:
+        """`macs` of all removable groups, counted once."""
         from sparsewood.structure.counts import macs_of_units
 
         return macs_of_units(self)

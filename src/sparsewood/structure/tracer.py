@@ -31,12 +31,14 @@ from sparsewood.structure.log import Call, Cost, Event, Op, Span, Step
 from sparsewood.structure.rules import Family, Rule, find_rule
 from sparsewood.structure.shortcuts import SHORTCUTS
 
-__all__ = ["NeedsValues", "Tracer"]
+__all__ = ["RULE_ERRORS", "NeedsValues", "Tracer"]
 
 log = logging.getLogger(__name__)
 
 _MAX_REAL = 1 << 20
 """Constants and buffers up to this many elements keep their values."""
+RULE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a rule raises when it meets what it was not written for: then its operation is a barrier."""
 _MAX_CHOICES = 6
 """Data-dependent truth values in one pass of which both are tried."""
 
@@ -80,7 +82,7 @@ class Tracer(Labels):
         self.training_error = ""
         self._current: Op | None = None
         self._twins: dict[int, Tensor] = {}
-        self._twin_ids: set[int] = set()
+        self._twin_names: dict[int, str] = {}
         self._dirty: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is used again
         self._rows: dict[int, tuple[str, tuple[Row, ...]]] = {}
 
@@ -127,7 +129,7 @@ class Tracer(Labels):
         self.chosen.clear()
         self.events, self.costs = [], []
         self._twins.clear()
-        self._twin_ids.clear()
+        self._twin_names.clear()
         self._seen.clear()
         self._dirty.clear()
 
@@ -148,18 +150,14 @@ class Tracer(Labels):
         # A mask sets entries of parameters to zero, never of buffers.
         set_axes(twin, Axes(rows, (not is_buffer,) * len(rows), weight=True))
         self._twins[id(tensor)] = twin
-        self._twin_ids.add(id(twin))
+        self._twin_names[id(twin)] = name
         return twin
 
     def parameter_name(self, tensor: Tensor) -> str | None:
         """The name of the parameter or buffer that `tensor` is, or is the stand-in of; `None` for anything else."""
         if id(tensor) in self._rows:
             return self._rows[id(tensor)][0]
-        source = getattr(tensor, "_sparsewood_real", tensor)
-        for key, twin in self._twins.items():
-            if twin is source:
-                return self._rows[key][0]
-        return None
+        return self._twin_names.get(id(getattr(tensor, "_sparsewood_real", tensor)))
 
     # ------------------------------------------------------------ what rules ask and say
 
@@ -193,15 +191,7 @@ class Tracer(Labels):
         assert len(rows) == tensor.dim(), f"{len(rows)} rows for {tensor.dim()} axes"
         for row, size in zip(rows, tensor.shape, strict=True):
             assert row is None or len(row) == size, f"a row of {len(row)} labels for an axis of {size}"
-        zero = (False,) * len(rows) if zero is None else tuple(zero)
-        old = axes_of(tensor)
-        if (
-            old is not None
-            and tensor is self._in_place_target()
-            and (len(old.zero) != len(zero) or any(a and not b for a, b in zip(old.zero, zero, strict=True)))
-        ):
-            self._dirty[_address(tensor)] = tensor.untyped_storage()
-        set_axes(tensor, Axes(tuple(rows), zero))
+        set_axes(tensor, Axes(tuple(rows), (False,) * len(rows) if zero is None else tuple(zero)))
 
     def attach(self, constant: Tensor, rows: Sequence[Row], *, zero: bool) -> None:
         """The rows of a constant that has the same value at all positions; `zero` if that is 0."""
@@ -212,10 +202,6 @@ class Tracer(Labels):
         axes = axes_of(tensor)
         if row is not None and axes is not None:
             axes.unread += ((row, why),)
-
-    def _in_place_target(self) -> Any:
-        op = self._current
-        return op.args[0] if op is not None and op.args and op.func._schema.is_mutable else None
 
     def cost(self, *dims: tuple[int, Row]) -> None:
         """The operation multiplies and adds as often as the product of the sizes in `dims`, pairs of size and row."""
@@ -276,7 +262,7 @@ class Tracer(Labels):
             return self._scalar(func, operands[0])
         written = _written(func, args, kwargs)
         if not self.real and any(tensor.is_meta for tensor in operands):
-            if any(not target.is_meta and id(target) not in self._twin_ids for target in written):
+            if any(not target.is_meta and id(target) not in self._twin_names for target in written):
                 raise NeedsValues("the forward writes activations into a constant tensor")
             args = tuple(without_memory(arg) for arg in args)
             kwargs = {name: without_memory(value) for name, value in kwargs.items()}
@@ -284,30 +270,30 @@ class Tracer(Labels):
                 kwargs["device"] = torch.device("meta")
             operands = list(tensors_in((args, kwargs)))
             written = _written(func, args, kwargs)
-        before = tuple(written[0].shape) if written else ()
+        old = [(one, tuple(one.shape), self.rows(one), self.zero(one)) for one in written]
         shortcut = None if self.real else SHORTCUTS.get(func)
         out = func(*args, **kwargs) if shortcut is None else shortcut(*args, **kwargs)
         known = [axes for axes in map(axes_of, operands) if axes is not None]
         if len(known) < len(operands):
             self._suspect(operands)
         if known:
-            over = [one for one in written if not args or one is not args[0]] if kwargs else []
-            old = [(one, self.rows(one), self.zero(one)) for one in over]
-            self._label(Op(func, args, kwargs, out, before), operands, known)
-            for one, rows, zero in old:
-                self._written_over(one, rows, zero)
+            self._label(Op(func, args, kwargs, out, old[0][1] if old else ()), operands, known)
+            for one, shape, rows, zero in old:
+                self._written_over(one, shape, rows, zero)
         else:
             for result in tensors_in((out,)):
                 result._sparsewood_constant = True  # pyright: ignore[reportAttributeAccessIssue]
         return given[0] if written and given and out is args[0] else out
 
-    def _written_over(self, tensor: Tensor, rows: tuple[Row, ...], zero: tuple[bool, ...]) -> None:
-        """What was in a tensor that a result is written to, and other views of it, go together with the result."""
+    def _written_over(
+        self, tensor: Tensor, shape: tuple[int, ...], rows: tuple[Row, ...], zero: tuple[bool, ...]
+    ) -> None:
+        """What was in a tensor that an operation wrote to, and its other views, go together with what is there now.
+
+        If the shape changed, only the axes were put in another order.
+        """
         now = axes_of(tensor)
-        if now is None or len(now.rows) != len(rows):
-            self.barrier([tensor], "it is written over a tensor of another shape")
-            for row in rows:
-                self.freeze(row, "another tensor is written over it")
+        if now is None or tuple(tensor.shape) != shape:
             return
         for before, after in zip(rows, now.rows, strict=True):
             self.unite(before, after)
@@ -417,7 +403,7 @@ class Tracer(Labels):
             family = rule.family
             try:
                 rule.apply(self, op)
-            except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            except RULE_ERRORS as error:
                 log.debug("the rule of %s failed", op.func, exc_info=True)
                 self.barrier(operands, f"its rule failed: {type(error).__name__}: {error}")
                 family = "barrier"
