@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from sparsewood import allocation as module
 from sparsewood import criteria
-from sparsewood.allocation import ERK, LAMP, Everywhere, Named, PerLayer, PerRow, PerType, Uniform
+from sparsewood.allocation import ERK, LAMP, Everywhere, Isomorphic, Named, PerLayer, PerRow, PerType, Uniform
 from sparsewood.allocation.budgets import Layer, total_kept
-from sparsewood.allocation.scopes import Scope
+from sparsewood.allocation.scopes import Request, Scope
 from sparsewood.criteria import Magnitude, Random
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.granularity import Block, Channel, Element, Filter, Granularity, Kernel, Vector, to_units
@@ -33,6 +33,7 @@ SCOPES: list[Scope] = [
     PerLayer(ERK()),
     PerLayer(LAMP()),
     PerType(),
+    Isomorphic(),
     PerRow(),
 ]
 OWN: list[Scope] = [Named({"*": None}), PerLayer({"*": None}), PerType({nn.Module: None})]
@@ -380,7 +381,9 @@ def test_a_mapping_that_names_the_classifier_says_so() -> None:
 
 @pytest.mark.parametrize("bad", ["global", None, 3, Everywhere])
 def test_bad_scopes(bad: object) -> None:
-    with pytest.raises(SparsewoodError, match=r"scope must be Everywhere\(\), PerLayer\(\), PerType\(\), PerRow\(\)"):
+    with pytest.raises(
+        SparsewoodError, match=r"scope must be Everywhere\(\), PerLayer\(\), PerType\(\), Isomorphic\(\), PerRow\(\)"
+    ):
         prune(matrices((4, 5)), Magnitude(), scope=bad)  # type: ignore[arg-type]
 
 
@@ -739,6 +742,25 @@ def test_erk_counts_units() -> None:
 def test_the_allocation_and_the_criterion_of_one_name_are_told_apart() -> None:
     with pytest.raises(SparsewoodError, match=r"sparsewood.allocation.LAMP\(\)"):
         PerLayer(criteria.LAMP())
+
+
+def test_layers_of_equal_shape_compete_together() -> None:
+    """Two of one shape share theirs by score; every shape keeps the same share, however large its scores are."""
+    model = matrices((4, 4), (4, 4), (2, 8))
+    for layer, scale in zip(model, (1, 100, 10_000), strict=True):
+        layer.weight.data.mul_(scale)
+    masks = prune(model, Magnitude(), 0.5, scope=Isomorphic(), protect_classifier=False)
+    assert nonzero(masks) == {"0.weight": 0 + 1, "1.weight": 15, "2.weight": 8}
+    by_type = prune(model, Magnitude(), 0.5, scope=PerType(), protect_classifier=False)
+    assert nonzero(by_type) == {"0.weight": 1, "1.weight": 7, "2.weight": 16}
+
+
+def test_what_is_of_equal_shape_can_be_said() -> None:
+    kinds = ("a", "b", "a")
+    layers = tuple(Layer(str(i), (), (4,), 4, 1, nn.Linear, kind) for i, kind in enumerate(kinds))
+    request = Request(layers, Sparsity(0.5), lambda _: [], lambda _: np.zeros(0), lambda _, __: 0)
+    assert [pool.members for pool in Isomorphic().pools(request)] == [(0, 2), (1,)]
+    assert [pool.keep for pool in Isomorphic().pools(request)] == [4, 2]
 
 
 def test_the_closest_name_wins_under_any_alias() -> None:

@@ -15,13 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from sparsewood.shrinking.copies import duplicate
 from sparsewood.structure import Group, Slice, Structure, trace
 from sparsewood.structure.expressions import Constant
 from sparsewood.structure.tracked import Tracked
 from sparsewood.testing import TOYS, StructureReport, check_structure
-from sparsewood.testing.duplicates import duplicate
 from sparsewood.testing.leftovers import refuse_leftovers, state_of
-from sparsewood.testing.resizing import INSISTING, Insisting, insists
 
 # ---------------------------------------------------------------- the contract sees
 
@@ -144,31 +143,6 @@ def test_a_forward_that_raises_after_removal_fails(monkeypatch: pytest.MonkeyPat
         AssertionError, match=r"without unit 0 of group 'first' in eval mode raises RuntimeError: .*size"
     ):
         _passed(model, X, _plain(), monkeypatch)
-
-
-def test_modules_that_insist_on_sizes_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stubborn(nn.Module):
-        def forward(self, h: Tensor) -> Tensor:
-            assert h.shape[-1] == 8
-            return h.relu()
-
-    model, structure = Two(lambda self, h: self.stubborn(h), stubborn=Stubborn()), _plain()
-    with pytest.raises(AssertionError, match="raises AssertionError"):
-        _passed(model, X, structure, monkeypatch)
-    report = check_structure(model, X, structure, insisting=[Insisting(Stubborn, "it is stubborn")])
-    assert report.skipped == {("first", "removal"): "it is stubborn"}
-    assert report.removals == ()
-
-
-def test_an_lstm_without_projection_may_not_insist() -> None:
-    error = None
-    for module in (nn.LSTM(4, 6), nn.LSTM(4, 6, proj_size=2)):
-        try:
-            module(torch.zeros(2, 1, 5))
-        except RuntimeError as raised:
-            error = raised
-        assert error is not None
-        assert bool(insists(error, INSISTING)) == bool(module.proj_size)
 
 
 def test_outputs_of_another_shape_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from sparsewood.allocation.erk import ERK
 from sparsewood.allocation.lamp import LAMP
-from sparsewood.allocation.scopes import Everywhere, Named, PerLayer, PerRow, PerType, Scope, as_scope
+from sparsewood.allocation.scopes import Everywhere, Isomorphic, Named, PerLayer, PerRow, PerType, Scope, as_scope
 from sparsewood.allocation.uniform import Uniform
 
-__all__ = ["ERK", "LAMP", "Everywhere", "Named", "PerLayer", "PerRow", "PerType", "Uniform"]
+__all__ = ["ERK", "LAMP", "Everywhere", "Isomorphic", "Named", "PerLayer", "PerRow", "PerType", "Uniform"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -15,10 +15,11 @@ from sparsewood.types import Amount, Compression, Count, Density, Remaining, Spa
 
 @dataclass(frozen=True)
 class Layer:
-    """What allocation knows of one parameter.
+    """What allocation knows of one parameter, or of one group of coupled units.
 
     `aliases` are its other names if it is tied, `grid` is the shape of its unit grid, `alive` how many units earlier
-    masks left, `floor` how many must stay, `owner` the class of its module.
+    masks left, `floor` how many must stay, `owner` the class of its module. Layers of equal `kind` are of equal shape;
+    without one, those are that agree in class and grid.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Layer:
     alive: int
     floor: int
     owner: type[nn.Module]
+    kind: Hashable = None
 
     @property
     def units(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +139,7 @@ class PerType(Scope):
     def pools(self, request: Request) -> list[Pool]:
         layers = request.layers
         if self.amounts is None:
-            return self._same_share(request)
+            return _same_share(request, [layer.owner for layer in layers])
         _require_keys(self.amounts)
         pools, taken = list[Pool](), set[int]()
         for kind, amount in self.amounts.items():
@@ -155,21 +155,24 @@ class PerType(Scope):
             pools += _pools(members, request, request.amount if amount is None else as_amount(amount))
         return pools
 
-    def _same_share(self, request: Request) -> list[Pool]:
-        kinds: dict[type[nn.Module], list[int]] = {}
-        for i, layer in enumerate(request.layers):
-            kinds.setdefault(layer.owner, []).append(i)
-        groups = [[request.layers[i] for i in members] for members in kinds.values()]
-        total = total_kept(request.amount, request.layers)
-        kept = apportion(
-            total,
-            np.array([sum(layer.units for layer in group) for group in groups]),
-            _floors([sum(layer.floor for layer in group) for group in groups], total),
-            np.array([sum(layer.alive for layer in group) for group in groups]),
-        )
-        floors = [tuple(layer.floor if total else 0 for layer in group) for group in groups]
-        members = [tuple(indices) for indices in kinds.values()]
-        return [Pool(m, int(k), f) for m, k, f in zip(members, kept, floors, strict=True)]
+
+@dataclass(frozen=True)
+class Isomorphic(Scope):
+    """Units compete among layers of equal shape, as the repeated blocks of a network have them.
+
+    Every set of equal layers keeps the same share of the total, so that nothing is compared across shapes, where scores
+    of different scale meet. Layers are equal that agree in class and grid; groups of coupled units if they own equally
+    many positions along the same axes of equally shaped tensors.
+
+    Source: Fang et al. 2024, "Isomorphic Pruning for Vision Models", https://arxiv.org/abs/2407.04616 (there blocks of
+    other widths are equal, too).
+
+    >>> Isomorphic()
+    Isomorphic()
+    """
+
+    def pools(self, request: Request) -> list[Pool]:
+        return _same_share(request, [layer.kind or (layer.owner, layer.grid) for layer in request.layers])
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,8 @@ def as_scope(scope: Scope | Amounts) -> Scope:
     if isinstance(scope, Mapping):
         return Named(scope)
     raise SparsewoodError(
-        f"scope must be Everywhere(), PerLayer(), PerType(), PerRow() or a mapping of names to amounts. Got {scope!r}."
+        "scope must be Everywhere(), PerLayer(), PerType(), Isomorphic(), PerRow() or a mapping of names to amounts. "
+        f"Got {scope!r}."
     )
 
 
@@ -222,6 +226,24 @@ def _pools(members: Sequence[int] | range, request: Request, amount: Amount, *, 
     chosen = [request.layers[i] for i in members]
     keep = total_kept(amount, chosen, clamp=clamp)
     return [Pool(tuple(members), keep, tuple(layer.floor if keep else 0 for layer in chosen))]
+
+
+def _same_share(request: Request, kinds: Sequence[Hashable]) -> list[Pool]:
+    """A pool for each kind of layer; the total is shared out in proportion to their units, exactly."""
+    by_kind: dict[Hashable, list[int]] = {}
+    for i, kind in enumerate(kinds):
+        by_kind.setdefault(kind, []).append(i)
+    groups = [[request.layers[i] for i in members] for members in by_kind.values()]
+    total = total_kept(request.amount, request.layers)
+    kept = apportion(
+        total,
+        np.array([sum(layer.units for layer in group) for group in groups]),
+        _floors([sum(layer.floor for layer in group) for group in groups], total),
+        np.array([sum(layer.alive for layer in group) for group in groups]),
+    )
+    floors = [tuple(layer.floor if total else 0 for layer in group) for group in groups]
+    members = [tuple(indices) for indices in by_kind.values()]
+    return [Pool(m, int(k), f) for m, k, f in zip(members, kept, floors, strict=True)]
 
 
 def threshold_pools(members: Sequence[int] | range, request: Request, amount: Threshold) -> list[Pool]:

@@ -1,6 +1,7 @@
 """What follows pruning: train on, go back, or start anew."""
 
 from sparsewood.recovery.base import Follow, Recovery, Snapshot, snapshot
+from sparsewood.recovery.batchnorm import Recalibration, StatisticsChange, recalibrate
 from sparsewood.recovery.distill import Distillation, distillation_loss
 from sparsewood.recovery.initializers import (
     DeltaOrthogonal,
@@ -11,6 +12,7 @@ from sparsewood.recovery.initializers import (
     Orthogonal,
     VarianceScaling,
 )
+from sparsewood.recovery.least_squares import LayerError, Reconstruction, reconstruct
 from sparsewood.recovery.restarts import (
     Distill,
     FineTune,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsewood.shrinking.running import OPAQUE, attributes_of
 from sparsewood.structure.tracked import Tracked
 from sparsewood.testing.checks.shared import expect, fingerprint
 
-__all__ = ["attributes_of", "refuse_leftovers", "state_of"]
-
-_OPAQUE = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType)
+__all__ = ["refuse_leftovers", "state_of"]
 
 
 def state_of(model: nn.Module) -> dict[str, object]:
@@ -34,19 +32,6 @@ def refuse_leftovers(model: nn.Module) -> None:
         contents.read()
         expect(not contents.tracked, f"Tracing left an integer of its own in {name}")
         expect(not (stand_ins and contents.meta), f"Tracing left a tensor without values in {name}")
-
-
-def attributes_of(value: object) -> dict[str, Any]:
-    """What an object of an unknown class holds, in its dict and its slots."""
-    if isinstance(value, _OPAQUE):
-        return {}
-    found: dict[str, Any] = {}
-    for kind in type(value).__mro__:
-        slots = vars(kind).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                found[name] = getattr(value, name)
-    return {**found, **getattr(value, "__dict__", {})}
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, str, _Contents]]:
@@ -73,7 +58,7 @@ class _Contents:
         self.tracked |= kind is Tracked
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
             return kind, repr(value)
-        if id(value) in self.inside or id(value) in self.modules or isinstance(value, _OPAQUE):
+        if id(value) in self.inside or id(value) in self.modules or isinstance(value, OPAQUE):
             return kind, id(value)
         if isinstance(value, Tensor):
             return kind, self._tensor(value)

@@ -16,7 +16,6 @@ from sparsewood.testing.checks.shared import expect, seeded
 from sparsewood.testing.leftovers import refuse_leftovers, state_of
 from sparsewood.testing.masked import Gone, Numbers
 from sparsewood.testing.readers import parameter_slices, readers_without_weights
-from sparsewood.testing.resizing import INSISTING, Insisting
 
 __all__ = ["StructureReport", "check_structure"]
 
@@ -49,7 +48,6 @@ def check_structure(
     *,
     units: int = 4,
     generator: torch.Generator | None = None,
-    insisting: Sequence[Insisting] = INSISTING,
 ) -> StructureReport:
     """Check `structure = sw.trace(model, example_inputs)` against the network itself.
 
@@ -66,8 +64,8 @@ def check_structure(
       random. The same holds without a random half of the group's units, and without halves of all exact groups.
 
     Groups that are not exact may differ in both; the report says by how much. A network that does not run without units
-    fails, unless one of the modules that are `insisting` on their own sizes raised. Sizes that are compared may keep
-    several units from going together. Raises `AssertionError` with the group and the check that failed.
+    fails. Sizes that are compared, and modules whose rest no class can hold, may keep units from going. Raises
+    `AssertionError` with the group and the check that failed.
 
     >>> from sparsewood.structure import trace
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -76,7 +74,7 @@ def check_structure(
     """
     _check_partition(structure)
     _check_determinism(model, example_inputs, structure)
-    return _Values(model, example_inputs, structure, generator or seeded(), insisting).run(units)
+    return _Values(model, example_inputs, structure, generator or seeded()).run(units)
 
 
 # ---------------------------------------------------------------- partition, determinism
@@ -143,9 +141,8 @@ class _Values:
         example_inputs: Any,
         structure: Structure,
         generator: torch.Generator,
-        insisting: Sequence[Insisting],
     ) -> None:
-        self.numbers = Numbers(model, example_inputs, structure, generator, insisting)
+        self.numbers = Numbers(model, example_inputs, structure, generator)
         self.structure = structure
         self.generator = generator
         self.readers = readers_without_weights(structure.record)

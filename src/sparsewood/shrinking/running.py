@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import types
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsewood.testing.leftovers import attributes_of
+__all__ = ["OPAQUE", "always_alike", "attributes_of", "difference", "finite", "others", "shuffled", "tensors_in"]
 
-__all__ = ["always_alike", "difference", "finite", "others", "shuffled", "tensors_in"]
+OPAQUE = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType)
+"""What holds no values of a model."""
 
 
 @contextmanager
@@ -126,12 +128,25 @@ def finite(outputs: Sequence[Tensor]) -> bool:
 
 
 def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """The largest difference, relative to the largest output."""
+    """The largest difference, relative to the largest output of its tensor, or to 1e-6 if that is more."""
     largest = 0.0
     for one, other in zip(first, second, strict=True):
         if one.numel():
             a, b = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (one, other))
-            scale = max(1.0, float(a.abs().max()))
+            scale = max(1e-6, float(a.abs().max()))
             found = float((a - b).abs().max()) / scale
             largest = max(largest, float("inf") if math.isnan(found) else found)
     return largest
+
+
+def attributes_of(value: object) -> dict[str, Any]:
+    """What an object of an unknown class holds, in its dict and its slots."""
+    if isinstance(value, OPAQUE):
+        return {}
+    found: dict[str, Any] = {}
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                found[name] = getattr(value, name)
+    return {**found, **getattr(value, "__dict__", {})}

@@ -1,0 +1,169 @@
+"""Latency budgets: the most units that stay in the time allowed, at widths that are really faster on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import lcm
+
+import numpy as np
+from torch import nn
+
+from sparsewood.errors import SparsewoodError
+from sparsewood.inputs import Inputs
+from sparsewood.measurement.layer_times import cache_directory
+from sparsewood.shrinking.budgets import Latency
+from sparsewood.shrinking.choice import Choice, Chooser, Free
+from sparsewood.shrinking.latency_model import LatencyModel
+from sparsewood.structure import Structure
+
+__all__ = ["meet_latency"]
+
+NEAR = 0.01
+"""A budget of which less than this share is left is met."""
+
+_WIDER = 4
+"""How many steps wider a group is tried for nothing."""
+_TRIED = 24
+"""Among how many numbers of units the smallest that will do is looked for."""
+
+
+def meet_latency(
+    chooser: Chooser,
+    model: nn.Module,
+    example_inputs: Inputs,
+    structure: Structure,
+    budget: Latency,
+    held: Mapping[str, str] | None = None,
+    *,
+    times: LatencyModel | None = None,
+    correction: float = 1.0,
+    progress: Callable[[str], None] | None = None,
+) -> Choice:
+    """The choice that is predicted to take at most the time that the budget allows; `times.predict(choice.keep)`.
+
+    The number of units that go is found by bisection, in the chooser's scope, every group rounded to widths that suit
+    the machine (`LatencyModel.unit_steps`) and the chooser's `round_to`. Then groups get wider: first those that are as
+    fast when wider, so that no width is chosen of which a larger one takes no longer; then, the best-scored units
+    first, as far as they fit.
+
+    `times` are predictions made earlier for this model and inputs, and `correction` says how much longer what was
+    chosen by them took in truth: measured over predicted. Raises `SparsewoodError`, with the least that is reachable,
+    if the budget is not, and if the chooser's amounts are those of single groups.
+    """
+    if not chooser.scope.shares_total:
+        raise SparsewoodError(
+            f"{budget} needs a scope that shares a total out, but {chooser.scope} has amounts of its own. Use "
+            "Everywhere(), PerLayer(), PerType() or Isomorphic(), or leave the budget out."
+        )
+    tell = progress or (lambda _: None)
+    free = chooser.free(held or {})
+    if times is None:
+        tell("time the network, module by module")
+        times = LatencyModel(model, example_inputs, structure, cache=cache_directory())
+    allowed = (budget.seconds if budget.seconds is not None else (budget.fraction or 1.0) * times.dense) / correction
+    search = _Search(chooser, times, free, allowed)
+    tell("time layers at other widths")
+    try:
+        asked, kept = search.found()
+        if search.seconds(kept) > allowed:
+            raise _unreachable(budget, times, search, correction)
+        kept = search.filled(search.widened(kept))
+    finally:
+        times.save()
+    return replace(chooser.chosen(free, kept, asked), budget=budget)
+
+
+class _Search:
+    """Numbers of units kept of each free group, and how long what is left takes."""
+
+    def __init__(self, chooser: Chooser, times: LatencyModel, free: Free, allowed: float) -> None:
+        self.chooser, self.times, self.allowed = chooser, times, allowed
+        places = {name: place for place, name in enumerate(times.names)}
+        self._places = np.array([places[group.name] for group in free.groups], np.int64)
+        steps = [lcm(int(a), int(b)) for a, b in zip(free.steps, times.unit_steps()[self._places], strict=True)]
+        self.free = replace(free, steps=np.array(steps, np.int64))
+        self.fastest = times.dense
+
+    def seconds(self, kept: np.ndarray) -> float:
+        """Seconds that are predicted."""
+        every = self.times.units.copy()
+        every[self._places] = kept
+        seconds = self.times.predict_units(every)
+        self.fastest = min(self.fastest, seconds)
+        return seconds
+
+    def rounded(self, gone: int) -> np.ndarray:
+        """What stays of each group if `gone` units of all go: the closest number that suits the machine."""
+        kept = self.chooser.counts(self.free, gone)
+        pairs = [(self.free.below(i, int(n)), self.free.above(i, int(n))) for i, n in enumerate(kept)]
+        closest = [low if n - low < high - n else high for n, (low, high) in zip(kept.tolist(), pairs, strict=True)]
+        return np.array(closest, np.int64)
+
+    def found(self) -> tuple[int, np.ndarray]:
+        """The fewest units that are asked to go so that the rest is fast enough, and how many of each group then stay.
+
+        The narrowest network if none is fast enough. Fewer units can be slower, so that bisection alone finds some
+        number that will do; whether a smaller one does is tried at numbers equally far apart.
+        """
+        most = int((self.free.units - self.free.floors).sum())
+        if self.fits(0):
+            return 0, self.free.units.copy()
+        enough = self.bisected(0, most)
+        spread = np.linspace(0, enough, _TRIED + 1).astype(np.int64)[1:].tolist()
+        first = next((number for number, gone in enumerate(spread) if self.fits(gone)), None)
+        if first is not None:
+            enough = self.bisected(spread[first - 1] if first else 0, spread[first])
+        return (enough, self.rounded(enough)) if self.fits(enough) else (most, self.free.least)
+
+    def fits(self, gone: int) -> bool:
+        """Whether what stays is fast enough if so many units are asked to go."""
+        return self.seconds(self.rounded(gone)) <= self.allowed
+
+    def bisected(self, low: int, high: int) -> int:
+        """A number of units after which the rest is fast enough, as far as it is after `high`, not after `low`."""
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.fits(middle) else (middle, high)
+        return high
+
+    def widened(self, kept: np.ndarray) -> np.ndarray:
+        """Every group as wide as takes no longer than it does now, within a few steps."""
+        kept, now = kept.copy(), self.seconds(kept)
+        for group in range(len(kept)):
+            wider = kept.copy()
+            for _ in range(_WIDER):
+                wider[group] = self.free.above(group, int(wider[group]) + 1)
+                seconds = self.seconds(wider)
+                if seconds <= now:
+                    kept, now = wider.copy(), seconds
+        return kept
+
+    def filled(self, kept: np.ndarray) -> np.ndarray:
+        """More units, the best-scored first, as far as they fit and until the time is nearly used up."""
+        kept, now = kept.copy(), self.seconds(kept)
+        open_groups = set(np.flatnonzero(kept < self.free.units).tolist())
+        while open_groups and now < (1 - NEAR) * self.allowed:
+            best = max(open_groups, key=lambda group: (self.chooser.next_score(self.free, group, kept[group]), -group))
+            more = kept.copy()
+            more[best] = self.free.above(best, int(kept[best]) + 1)
+            seconds = self.seconds(more)
+            if seconds > self.allowed:
+                open_groups.remove(best)
+                continue
+            kept, now = more, seconds
+            if kept[best] == self.free.units[best]:
+                open_groups.remove(best)
+        return kept
+
+
+def _unreachable(budget: Latency, times: LatencyModel, search: _Search, correction: float) -> SparsewoodError:
+    dense, least = times.dense, search.fastest * correction
+    held = f"; {len(search.free.held)} groups are held" if search.free.held else ""
+    corrected = f" (predictions times {correction:.2f}, as measured)" if correction != 1 else ""
+    return SparsewoodError(
+        f"{budget} allows {search.allowed * correction:.4g} s of the {dense:.4g} s that the network takes. The least "
+        f"that is predicted{corrected} is {least:.4g} s ({100 * least / dense:.1f} %), with the fewest units that may "
+        f"stay in every group ({search.chooser.floor_rule}){held}. Ask for Latency({least / dense:.3f}) or more, "
+        "protect less, or lower min_units and round_to."
+    )

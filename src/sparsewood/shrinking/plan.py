@@ -1,0 +1,51 @@
+"""What was cut out of a network: a value that can be printed, compared, saved, and carried out on a fresh network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["Edit", "Keep", "ShrinkPlan"]
+
+Keep = Mapping[str, np.ndarray]
+"""For groups by name, one truth value for each unit, True = kept; groups that are not named stay whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A value that a module holds, before and after: `path` leads to it from the attribute `name`.
+
+    Steps of the path are indices of lists and tuples, and names of attributes of plain objects.
+    """
+
+    module: str
+    name: str
+    path: tuple[int | str, ...]
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, eq=False)
+class ShrinkPlan:
+    """What makes the small network from the large one.
+
+    `kept[name][axis]` are the positions, int64 and ascending, that stay along an axis of a parameter or buffer; axes
+    that stay whole are left out, and a tensor with several names is there under each. `shapes` are those of all
+    parameters and buffers before. `edits` are integers and settings of modules that changed, `replaced` the modules
+    that became modules of a class of this library (see `replacements`), `added` the biases that were made. `model` is
+    the class of the network, `source` the SHA-256 of its tensors, and `steps` tells for each shrinking, first to last,
+    what was asked for and how many units of each group stayed.
+    """
+
+    model: str
+    shapes: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, Mapping[int, Tensor]]
+    edits: tuple[Edit, ...] = ()
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    added: tuple[str, ...] = ()
+    source: str = ""
+    steps: tuple[Mapping[str, Any], ...] = ()

@@ -1,0 +1,520 @@
+"""`shrink` and `preview`: choose units, cut them out of a copy, and prove that nothing else changed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparsewood.allocation.scopes import Amounts, Everywhere, Scope
+from sparsewood.criteria import Criterion, Magnitude
+from sparsewood.errors import SparsewoodError, require_model
+from sparsewood.inputs import to_model_device
+from sparsewood.masks import apply_masks
+from sparsewood.shrinking.budgets import CountBudget, Latency, meet
+from sparsewood.shrinking.build import Built, build, merged, refused
+from sparsewood.shrinking.choice import Choice, Chooser, UnitScores
+from sparsewood.shrinking.copies import duplicate
+from sparsewood.shrinking.costs import Costs, element_sizes
+from sparsewood.shrinking.cut import apply_edits
+from sparsewood.shrinking.files import attach, attached, compose, fingerprint
+from sparsewood.shrinking.folding import Folded, constant_units, fold_constants, fold_means
+from sparsewood.shrinking.latency import meet_latency
+from sparsewood.shrinking.normalizers import normalizers
+from sparsewood.shrinking.optimizers import Added, Carried, carry
+from sparsewood.shrinking.plan import Keep, ShrinkPlan
+from sparsewood.shrinking.proof import DoesNotRun, Probe, distance, masked_outputs, tolerance
+from sparsewood.shrinking.report import ShrinkReport, Size
+from sparsewood.shrinking.scales import Folded as Scales
+from sparsewood.shrinking.scales import apply_scalings, fold_scales
+from sparsewood.shrinking.sizes import Sizes
+from sparsewood.statistics.collect import split_batch
+from sparsewood.structure import Structure, trace
+from sparsewood.types import AmountLike
+
+__all__ = ["Shrunk", "preview", "shrink"]
+
+log = logging.getLogger(__name__)
+
+_EXACT = 1e-9
+"""How much outputs in float64 may differ, relative to the largest."""
+_TRIALS = 16
+"""How often units may be held because the network does not run without them."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Shrunk:
+    """A smaller network, the plan that makes it from the large one, and what the removal did."""
+
+    model: nn.Module
+    plan: ShrinkPlan
+    report: ShrinkReport
+
+
+def shrink(
+    model: nn.Module,
+    example_inputs: Any,
+    sparsity: AmountLike | Amounts = 0.5,
+    *,
+    criterion: Criterion | UnitScores = Magnitude(),
+    scope: Scope | Amounts = Everywhere(),
+    budget: CountBudget | Latency | None = None,
+    data: Iterable[Any] | None = None,
+    loss: Any = None,
+    protect: Any = (),
+    round_to: int = 1,
+    min_units: int = 1,
+    bias_propagation: bool = False,
+    optimizer: torch.optim.Optimizer | None = None,
+    verify: bool = True,
+    generator: torch.Generator | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    structure: Structure | None = None,
+    attention: Literal["heads", "head_dims"] = "heads",
+    inexact: bool = True,
+    reduction: Any = None,
+    normalize: bool | None = None,
+    progress: Progress | None = None,
+) -> Shrunk:
+    """Remove units for good: a copy of the model with smaller layers, proven to compute what the masked one does.
+
+    A unit goes from everything that holds it: its filter, its entries in normalisations and biases, the inputs of
+    whatever reads it. That is the same as setting all of these to 0, and it is checked: both networks are run in
+    float64 on the example inputs and on random ones. Units whose value does not depend on the input any more (their
+    filters are 0, but a BatchNorm's shift is left) are replaced by that value, which moves into their readers' biases.
+
+    Args:
+        model: is not changed.
+        example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
+        sparsity: how many units go: a share of those that can, a count, or another amount (see `prune`); a mapping from
+            layers to amounts shrinks these only.
+        criterion: scores of weights, which are combined for each unit, or of units.
+        scope: which units compete: all, those of a layer, those of layers of equal shape (`Isomorphic()`), ...
+        budget: instead of `sparsity`, what may be left: `Params`, `MACs`, `Bytes` or `Latency`.
+        data, loss: batches for criteria that need them and for `bias_propagation`, and the loss.
+        protect: names, patterns, module classes or modules: units made there stay.
+        round_to: the number of channels that stay in a layer is a multiple of this.
+        min_units: how many units of each group stay at least.
+        bias_propagation: readers' biases take over the mean that the removed units had over `data` (or over the example
+            inputs): mean replacement.
+        optimizer: one of the model's; it goes on with the small network's parameters, its state cut alike.
+        verify: compare; without it nothing is proven, and the report says so.
+        masks: remove what these masks have silenced instead of choosing by score: units whose filters are all 0.
+        structure: from `trace`, if it is at hand; else the model is traced, with `attention`.
+        inexact: whether units may go that a normalisation counts (LayerNorm), for which removing is not masking.
+        reduction, normalize: how scores of weights become those of units; see `choice.Chooser`.
+        progress: is called with the name of each stage.
+
+    Returns the small network, a copy in the same mode; the plan that makes it from the large one; and a report.
+    Raises `SparsewoodError` if a budget cannot be reached, if nothing can be removed, and if the networks differ by
+    more than rounding where they should not; then nothing has been changed, not even the optimizer.
+
+    >>> _ = torch.manual_seed(0)
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> shrunk = shrink(net, torch.ones(2, 3, 8, 8), 0.5)
+    >>> shrunk.model[0], shrunk.report.exact, len(shrunk.plan.kept["0.weight"][0])
+    (Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1)), True, 4)
+    """
+    wishes = Wishes(
+        sparsity, criterion, scope, budget, data, loss, protect, round_to, min_units, generator, masks, structure,
+        attention, inexact, reduction, normalize, progress,
+    )  # fmt: skip
+    return _Shrinking(model, example_inputs, wishes).run(
+        bias_propagation=bias_propagation, optimizer=optimizer, verify=verify
+    )
+
+
+def preview(
+    model: nn.Module,
+    example_inputs: Any,
+    sparsity: AmountLike | Amounts = 0.5,
+    *,
+    criterion: Criterion | UnitScores = Magnitude(),
+    scope: Scope | Amounts = Everywhere(),
+    budget: CountBudget | Latency | None = None,
+    data: Iterable[Any] | None = None,
+    loss: Any = None,
+    protect: Any = (),
+    round_to: int = 1,
+    min_units: int = 1,
+    generator: torch.Generator | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    structure: Structure | None = None,
+    attention: Literal["heads", "head_dims"] = "heads",
+    inexact: bool = True,
+    reduction: Any = None,
+    normalize: bool | None = None,
+    progress: Progress | None = None,
+) -> ShrinkReport:
+    """What `shrink` would remove, and why the rest stays: its report, without building or running anything smaller.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> report = preview(net, torch.ones(1, 4), 0.5)
+    >>> report.units, report.before.params, report.after.params
+    ({'0': (4, 8)}, 58, 30)
+    """
+    wishes = Wishes(
+        sparsity, criterion, scope, budget, data, loss, protect, round_to, min_units, generator, masks, structure,
+        attention, inexact, reduction, normalize, progress,
+    )  # fmt: skip
+    shrinking = _Shrinking(model, example_inputs, wishes)
+    choice, held = shrinking.fitting({})
+    return shrinking.report(choice, held)
+
+
+@dataclass(frozen=True, eq=False)
+class Wishes:
+    """What `shrink` and `preview` are asked for."""
+
+    sparsity: AmountLike | Amounts
+    criterion: Criterion | UnitScores
+    scope: Scope | Amounts
+    budget: CountBudget | Latency | None
+    data: Iterable[Any] | None
+    loss: Any
+    protect: Any
+    round_to: int
+    min_units: int
+    generator: torch.Generator | None
+    masks: Mapping[str, Tensor] | None
+    structure: Structure | None
+    attention: Literal["heads", "head_dims"]
+    inexact: bool
+    reduction: Any
+    normalize: bool | None
+    progress: Progress | None
+
+
+class _Shrinking:
+    """One network on its way to a smaller one."""
+
+    def __init__(self, model: nn.Module, example_inputs: Any, wishes: Wishes) -> None:
+        require_model(model)
+        self.given, self.model, self.wishes = model, model, wishes
+        self.seconds: dict[str, float] = {}
+        self.inputs = to_model_device(example_inputs, model)
+        self.generator = wishes.generator or torch.Generator().manual_seed(0)
+        with self._stage("trace"):
+            self.structure = wishes.structure or trace(model, self.inputs, attention=wishes.attention)
+        self.costs = Costs(self.structure, element_sizes(model))
+        if wishes.masks is not None:
+            self.model = duplicate(model, double=False)
+            apply_masks(self.model, wishes.masks)
+        with self._stage("scores"):
+            self.chooser = None if wishes.masks is not None else self._chooser()
+
+    def _chooser(self) -> Chooser:
+        w = self.wishes
+        return Chooser(
+            self.model, self.structure, criterion=w.criterion, scope=w.scope, amount=w.sparsity, data=w.data,
+            loss=w.loss, example_inputs=self.inputs, protect=w.protect, round_to=w.round_to, min_units=w.min_units,
+            reduction=w.reduction, normalize=w.normalize, inexact=w.inexact, generator=self.generator,
+        )  # fmt: skip
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Take the time of a part, and tell that it began."""
+        log.debug("shrink: %s", name)
+        if self.wishes.progress is not None:
+            self.wishes.progress(name)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    # ------------------------------------------------------------ which units
+
+    def fitting(self, held: Mapping[str, str]) -> tuple[Choice, dict[str, str]]:
+        """The units that stay, so that all sizes the forward uses can follow; and the groups held for that."""
+        held = dict(held)
+        while True:
+            with self._stage("choice"):
+                choice = self._choose(held)
+            found = Sizes(self.structure, choice.keep).failures() | refused(self.model, self.structure, choice.keep)
+            new = {name: why for name, why in found.items() if name not in held}
+            if not new:
+                return choice, held
+            held.update(new)
+
+    def _choose(self, held: Mapping[str, str]) -> Choice:
+        if self.chooser is None:
+            return self._silenced(held)
+        if isinstance(self.wishes.budget, Latency):
+            return meet_latency(self.chooser, self.model, self.inputs, self.structure, self.wishes.budget, held)
+        if self.wishes.budget is not None:
+            return meet(self.chooser, self.costs, self.wishes.budget, held)
+        return self.chooser.choose(held)
+
+    def _silenced(self, held: Mapping[str, str]) -> Choice:
+        """The units that the masks have left nothing to do."""
+        keep = {}
+        for name, constant in constant_units(self.model, self.structure).items():
+            stays = ~constant if name not in held else np.ones(len(constant), bool)
+            if not stays.any():
+                stays[0] = True
+            keep[name] = stays
+        removed = sum(int((~stays).sum()) for stays in keep.values())
+        return Choice(keep=keep, held=dict(held), asked=removed, removed=removed)
+
+    # ------------------------------------------------------------ the small network
+
+    def run(self, *, bias_propagation: bool, optimizer: torch.optim.Optimizer | None, verify: bool) -> Shrunk:
+        """Choose, build, prove; what does not run without its units is held, and chosen again."""
+        held: dict[str, str] = {}
+        for _ in range(_TRIALS):
+            choice, held = self.fitting(held)
+            if not choice.removed:
+                raise SparsewoodError(self._nothing(choice, held))
+            with self._stage("build"):
+                folded = self._fold(choice.keep, bias_propagation=bias_propagation)
+                choice = _with(choice, folded.keep)
+                built = build(folded.model, self.structure, choice.keep, folded.done.added)
+            try:
+                with self._stage("proof"):
+                    proof = self._prove(folded, built, choice.keep) if verify else self._unproven(built, choice.keep)
+            except DoesNotRun as error:
+                new = self._groups_in(error.modules, choice.keep)
+                if not new or new.keys() <= held.keys():
+                    raise
+                held.update(
+                    {name: f"{where} does not run without its units: {error.cause}" for name, where in new.items()}
+                )
+                continue
+            return self._finished(choice, held, folded, built, proof, optimizer)
+        raise SparsewoodError(
+            f"{type(self.given).__name__} does not run without its units, whichever stay; last held: "
+            f"{', '.join(list(held)[-3:])}. Protect these layers, or report the network."
+        )
+
+    def _finished(
+        self,
+        choice: Choice,
+        held: Mapping[str, str],
+        folded: _Folded,
+        built: Built,
+        proof: Proof,
+        optimizer: torch.optim.Optimizer | None,
+    ) -> Shrunk:
+        step = {
+            "criterion": repr(self.wishes.criterion) if self.wishes.masks is None else "masks",
+            "units": {name: [int(stays.sum()), len(stays)] for name, stays in choice.keep.items()},
+        }
+        edits = merged([*built.plan.edits, *proof.scales.edits])
+        plan = replace(built.plan, edits=edits, source=fingerprint(self.given), steps=(step,))
+        if optimizer is not None:
+            with self._stage("optimizer"):
+                carry(optimizer, _carried(self.given, built.model, plan), _added(built.model, plan.added))
+        before = attached(self.given)
+        whole = plan if before is None else compose(before, plan)
+        attach(built.model, whole)
+        report = self.report(choice, held, folded, proof)
+        return Shrunk(built.model, whole, report)
+
+    def _nothing(self, choice: Choice, held: Mapping[str, str]) -> str:
+        reasons = list(dict.fromkeys([*choice.held.values(), *held.values()]))[:3]
+        if not self.structure.prunable:
+            reasons = [str(barrier) for barrier in self.structure.barriers[:3]]
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        return (
+            f"No unit of {type(self.given).__name__} goes{why}. print(sparsewood.trace(model, inputs)) shows what can."
+        )
+
+    def _groups_in(self, modules: Sequence[str], keep: Keep) -> dict[str, str]:
+        """The groups that lose units in the first of these modules that holds any, with the name of that module."""
+        for module in modules:
+            found = {
+                name: module
+                for name, stays in keep.items()
+                if not stays.all()
+                and any(one.param.startswith(f"{module}.") for one in self.structure.group(name).slices)
+            }
+            if module and found:
+                return found
+        return {}
+
+    def _fold(self, keep: Keep, *, bias_propagation: bool) -> _Folded:
+        """The network with the constants or means of removed units in their readers' biases.
+
+        A constant that no number in a bias stands for, because zeros around an image cut it off, stays if masks asked
+        for its removal; else it goes like any other unit.
+        """
+        constants = constant_units(self.model, self.structure)
+        gone = {name: stays | ~constants[name] for name, stays in keep.items() if name in constants}
+        if not bias_propagation and all(stays.all() for stays in gone.values()):
+            return _Folded(self.model, keep)
+        reference = duplicate(self.model, double=False)
+        if bias_propagation:
+            done = fold_means(reference, self.structure, keep, self._batches())
+            return _Folded(reference, keep, done)
+        done = fold_constants(reference, self.structure, gone, [self.inputs])
+        if self.wishes.masks is not None:
+            return _Folded(reference, _also(keep, done.borders), done)
+        if done.borders:
+            reference = duplicate(self.model, double=False)
+            done = fold_constants(reference, self.structure, _also(gone, done.borders), [self.inputs])
+        return _Folded(reference, keep, done)
+
+    def _batches(self) -> Iterable[Any]:
+        """Model inputs, one batch after the other."""
+        if self.wishes.data is None:
+            return [self.inputs]
+        return (split_batch(batch, number)[0] for number, batch in enumerate(self.wishes.data))
+
+    def _unproven(self, built: Built, keep: Keep) -> Proof:
+        """Only fold widths, by the likeliest guess."""
+        return Proof(scales=fold_scales(built.model, self.structure, keep) if self._counted(keep) else Scales())
+
+    def _counted(self, keep: Keep) -> dict[str, tuple[str, ...]]:
+        """The groups that lose units which something counts, and what does."""
+        touched = [self.structure.group(name) for name, stays in keep.items() if not stays.all()]
+        return {group.name: group.inexact for group in touched if not group.exact}
+
+    def _prove(self, folded: _Folded, built: Built, keep: Keep) -> Proof:
+        """Run the masked and the small network; raises `SparsewoodError` if they differ where they should not.
+
+        Widths are folded into weights in the precision of the comparison, and then in that of the network.
+        """
+        given = self.wishes.masks is not None  # then the masked network is there, and its units are constants
+        large, silenced = (self.model, {}) if given else (folded.model, keep)
+        probe = Probe(large, self.inputs, self.generator, training=False)
+        limit, small = tolerance(probe, _EXACT), probe.of(built.model)
+        references = masked_outputs(probe, self.structure, silenced)
+        inexact, scales = self._counted(keep), Scales()
+        if inexact:
+            scales = fold_scales(small, self.structure, keep, lambda: distance(probe, small, references), enough=limit)
+            apply_scalings(built.model, scales.scalings)
+            apply_edits(built.model, scales.edits)
+        found = distance(probe, small, references)
+        proof = Proof(
+            found, None, found <= limit, {}, tuple(one.name for one, _ in references), tuple(probe.notes), scales
+        )
+        if proof.exact:
+            return proof
+        if not inexact:
+            raise SparsewoodError(self._differs(found, limit, proof.conditions))
+        proven = self._proven(probe, small, folded, keep, silenced, inexact)
+        if proven is not None and proven > limit:
+            raise SparsewoodError(self._differs(proven, limit, proof.conditions))
+        return replace(proof, proven=proven, inexact=inexact, notes=(*proof.notes, *scales.reasons))
+
+    def _proven(
+        self, probe: Probe, small: nn.Module, folded: _Folded, keep: Keep, silenced: Keep, inexact: Iterable[str]
+    ) -> float | None:
+        """How far all but the inexact differs: with normalisations that leave out what is gone, or without the groups.
+
+        `None` if there is nothing else.
+        """
+        places = normalizers(probe.model, self.structure, keep, inexact)
+        if places is not None:
+            return distance(probe, small, masked_outputs(probe, self.structure, silenced, places, small))
+        rest = {name: stays for name, stays in keep.items() if name not in inexact}
+        if all(stays.all() for stays in rest.values()) or Sizes(self.structure, rest).failures():
+            return None
+        large = self.model if self.wishes.masks is not None else folded.model
+        again = Probe(large, self.inputs, self.generator, training=False)
+        smaller = again.of(build(folded.model, self.structure, rest, folded.done.added).model)
+        return distance(again, smaller, masked_outputs(again, self.structure, rest if silenced else {}))
+
+    def _differs(self, found: float, limit: float, conditions: Sequence[str]) -> str:
+        return (
+            f"The small {type(self.given).__name__} differs from the masked one by {found:.2g}, more than {limit:.1g} "
+            f"({' and '.join(conditions)}): removing these units is not the same as masking them, although the trace "
+            "says so. The model is as it was. Please report the network; protect=[...] leaves layers out."
+        )
+
+    def report(
+        self,
+        choice: Choice,
+        held: Mapping[str, str],
+        folded: _Folded | None = None,
+        proof: Proof | None = None,
+    ) -> ShrinkReport:
+        """What was or would be removed."""
+        proof = proof or Proof()
+        everything = {group.name: np.ones(group.units, bool) for group in self.structure.prunable}
+        before, after = (
+            Size(self.costs.params(keep), self.costs.macs(keep), self.costs.bytes(keep))
+            for keep in (everything, choice.keep)
+        )
+        return ShrinkReport(
+            before=before,
+            after=after,
+            units={
+                group.name: (
+                    int(choice.keep[group.name].sum()) if group.name in choice.keep else group.units,
+                    group.units,
+                )
+                for group in self.structure.prunable
+            },
+            asked=choice.asked,
+            removed=choice.removed,
+            max_difference=proof.difference,
+            proven=proof.proven,
+            exact=proof.exact,
+            inexact=proof.inexact,
+            held={**choice.held, **held},
+            barriers=self.structure.barriers,
+            conditions=proof.conditions,
+            notes=proof.notes,
+            folded={} if folded is None else folded.done.spread,
+            budget=self.wishes.budget,
+            seconds=dict(self.seconds),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Folded:
+    """The full network with changed biases, what stays of it, and what folding says."""
+
+    model: nn.Module
+    keep: Keep
+    done: Folded = field(default_factory=Folded)
+
+
+def _also(keep: Keep, units: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What stays if these units stay, too."""
+    return {name: stays | units[name] if name in units else stays for name, stays in keep.items()}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What comparing the networks gave; see `ShrinkReport`."""
+
+    difference: float | None = None
+    proven: float | None = None
+    exact: bool = False
+    inexact: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    conditions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    scales: Scales = field(default_factory=Scales)
+
+
+def _with(choice: Choice, keep: Keep) -> Choice:
+    return replace(choice, keep=dict(keep), removed=sum(int((~stays).sum()) for stays in keep.values()))
+
+
+def _added(small: nn.Module, names: Iterable[str]) -> list[Added]:
+    """The biases that were made, and the weights that they stand beside."""
+    after = dict(small.named_parameters(remove_duplicate=False))
+    found = []
+    for name in names:
+        owner = small.get_submodule(name.rpartition(".")[0])
+        beside = next(one for one in owner.parameters() if one is not after[name])
+        found.append(Added(after[name], beside, name))
+    return found
+
+
+def _carried(model: nn.Module, small: nn.Module, plan: ShrinkPlan) -> list[Carried]:
+    """The pairs of parameters before and after."""
+    after = dict(small.named_parameters(remove_duplicate=False))
+    return [Carried(old, after[name], plan.kept.get(name, {})) for name, old in model.named_parameters()]
