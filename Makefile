@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 WORKERS ?= 2
 OUTPUT ?= runs/demo
 
-.PHONY: help demo test unit check lint types contracts coverage-zoo format clean
+.PHONY: help demo test unit check lint types contracts coverage-zoo shrink-zoo format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ contracts: $(VENV)/.dev  ## which package may import which
 
 coverage-zoo: $(VENV)/.dev  ## which networks trace() covers; ZOO='--only timm:*' for a part
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py $(ZOO)
+
+shrink-zoo: $(VENV)/.dev  ## half of the units of those networks, removed and proven; ZOO='--only timm:*' for a part
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/shrink_zoo.py $(ZOO)
 
 check: lint types contracts test  ## what CI runs
 

@@ -203,6 +203,7 @@ plain_values = st.recursive(
 
 @settings(max_examples=300)
 @example("\x85 \u2028")
+@example(["?0"])
 @example({"\u2029": [[], {}, "- x", "1", "null", "a\nb ", "#"]})
 @given(plain_values)
 def test_what_is_written_reads_back(value: object) -> None:

@@ -9,12 +9,17 @@ import pytest
 
 from sparsewood.run.command import run_recipe
 from sparsewood.run.recipe import effective, load_recipe, parse_recipe
+from sparsewood.run.shrink_command import shrink_recipe
+from sparsewood.run.shrink_recipe import effective_shrink_recipe, load_shrink_recipe, parse_shrink_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+ALL = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+SHRINKING = [path for path in ALL if path.stem.endswith("_shrink")]
+RECIPES = [path for path in ALL if path not in SHRINKING]
 
 
 def test_there_are_some() -> None:
     assert len(RECIPES) >= 3
+    assert len(SHRINKING) >= 3
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -31,3 +36,21 @@ def test_dry_run(path: Path, tmp_path: Path) -> None:
         pytest.skip("the environment variable SPARSEWOOD_DATA does not say where the data sets are")
     root = run_recipe(path, [f"output={tmp_path}"], dry_run=True, quiet=True)
     assert (root / "results.csv").stat().st_size > 100
+
+
+@pytest.mark.parametrize("path", SHRINKING, ids=lambda path: path.stem)
+def test_shrink_recipes_are_read_and_named_after_their_data(path: Path) -> None:
+    recipe = load_shrink_recipe(path)
+    assert path.stem == recipe.name
+    assert recipe.data is not None
+    assert path.stem.startswith(f"{recipe.data.name}_")
+    assert parse_shrink_recipe(effective_shrink_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize("path", SHRINKING, ids=lambda path: path.stem)
+def test_preview(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not path.stem.startswith("digits") and not os.environ.get("SPARSEWOOD_DATA"):
+        pytest.skip("the environment variable SPARSEWOOD_DATA does not say where the data sets are")
+    shrink_recipe(path, [f"output={tmp_path}"], preview=True)
+    assert "Nothing was changed or written." in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

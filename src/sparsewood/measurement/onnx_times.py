@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,7 @@ from sparsewood.inputs import Inputs, arguments
 from sparsewood.measurement.layer_times import Convolution, Layer, Product, best_of, clock_for
 from sparsewood.snapshot import untouched
 
-__all__ = ["model_in_onnxruntime", "time_in_onnxruntime", "versions"]
+__all__ = ["in_onnxruntime", "time_in_onnxruntime", "versions"]
 
 _OPSET = 18
 _IR_VERSION = 10
@@ -57,8 +57,8 @@ def time_in_onnxruntime(layer: Layer, sizes: tuple[int, ...]) -> float:
     return best_of(lambda: session.run(None, given), clock=clock_for(torch.device("cpu")))
 
 
-def model_in_onnxruntime(model: nn.Module, example_inputs: Inputs, *, repeats: int = 10, seconds: float = 5.0) -> float:
-    """Seconds that onnxruntime takes on the CPU for `model(example_inputs)` in eval mode: the best of the repeats.
+def in_onnxruntime(model: nn.Module, example_inputs: Inputs) -> Callable[[], object]:
+    """What runs `model(example_inputs)`, in eval mode, in onnxruntime on the CPU, once each time that it is called.
 
     Raises `SparsewoodError` if PyTorch cannot export the network.
     """
@@ -69,10 +69,9 @@ def model_in_onnxruntime(model: nn.Module, example_inputs: Inputs, *, repeats: i
         path = Path(directory) / "model.onnx"
         _export(model, positional, keywords, path)
         session = _session(str(path))
-        tensors = [leaf for leaf in tree_leaves((positional, keywords)) if isinstance(leaf, Tensor)]
-        given = {one.name: tensor.cpu().numpy() for one, tensor in zip(session.get_inputs(), tensors, strict=True)}
-        clock = clock_for(torch.device("cpu"))
-        return best_of(lambda: session.run(None, given), repeats=repeats, seconds=seconds, clock=clock)
+    tensors = [leaf for leaf in tree_leaves((positional, keywords)) if isinstance(leaf, Tensor)]
+    given = {one.name: tensor.cpu().numpy() for one, tensor in zip(session.get_inputs(), tensors, strict=True)}
+    return lambda: session.run(None, given)
 
 
 def _export(model: nn.Module, positional: Sequence[Any], keywords: Mapping[str, Any], path: Path) -> None:

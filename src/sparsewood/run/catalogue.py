@@ -18,9 +18,9 @@ __all__ = ["ELSEWHERE", "KINDS", "Kind", "catalogue", "components", "converter",
 class Kind:
     """Where the components of one kind are.
 
-    `noun` is what one of them is called. Where a package holds two kinds, `base` ("module:Class") tells them apart:
-    those derived from it, or those that are not (`excluded`). `plain` is the function that makes a component of a plain
-    value, such as 0.9 or {conv*: 0.2}.
+    `noun` is what one of them is called. Where a package holds more than one kind, `base` ("module:Class", or a union)
+    tells them apart: those derived from it, or those that are not (`excluded`). `plain` is the function that makes a
+    component of a plain value, such as 0.9 or {conv*: 0.2}.
 
     A kind with a `loader` are functions that are called when a run starts; of all else a recipe holds values. The
     loader calls what is named as "module:function"; `libraries` are first parts of such names that mean no module.
@@ -46,6 +46,8 @@ _KINDS = {
     "granularities": Kind("granularity", "sparsewood.granularity"),
     "scopes": Kind("scope", "sparsewood.allocation", base=_SCOPE, plain="sparsewood.allocation.scopes:as_scope"),
     "allocations": Kind("allocation", "sparsewood.allocation", excluded=_SCOPE),
+    "budgets": Kind("budget", "sparsewood.shrinking", base="sparsewood.shrinking.budgets:Budget"),
+    "engines": Kind("engine", "sparsewood.shrinking.engines"),
     "amounts": Kind("amount", "sparsewood.types:Amount", plain="sparsewood.types:as_amount"),
     "schedules": Kind("schedule", "sparsewood.schedules"),
     "recoveries": Kind("recovery", "sparsewood.recovery", base="sparsewood.recovery:Recovery"),

@@ -249,6 +249,54 @@ def run(
     )
 
 
+@app.command
+def shrink(
+    recipe: Path,
+    /,
+    *,
+    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+    preview: bool = False,
+    json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    quiet: bool = False,
+    data_dir: Path | None = None,
+    output: Path | None = None,
+) -> None:
+    """Remove channels, neurons and heads of a network for good, and measure what that did.
+
+    The small network is proven to compute what the masked one does, then made good as the recipe says: bias
+    propagation, least squares, BatchNorm statistics, fine-tuning. The table has both side by side: parameters, MACs,
+    bytes on disk, measured latency with its quartiles at batch 1 and 16, and accuracy, if there is data. OUTPUT gets
+    the network as sparsewood.load reads it (model.safetensors, plan.json), shrink.json, shrink.csv and recipe.yaml.
+
+    A recipe with `training` and without `weights` trains the dense network first. That training goes on where it was
+    stopped, and is not done again for other settings of `shrink`.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file with a section `shrink`; those that come with sparsewood are recipes/*_shrink.yaml.
+    set_
+        A setting of the recipe, as in --set shrink.sparsity=0.7; may be given several times.
+    preview
+        Show how many units of which group would go, the sizes that come of it, what stays and why; nothing is trained
+        or written.
+    json
+        Write the summary there as well; - is standard output, and the tables then go to standard error.
+    quiet
+        Show no progress.
+    data_dir
+        Where the files of the data set are: --set data.root=... (default: the environment variable SPARSEWOOD_DATA).
+    output
+        The directory to write: --set output=... (default: runs/NAME).
+    """
+    from sparsewood.run.shortcuts import overrides
+
+    settings = [*overrides({"data_dir": data_dir, "output": output}), *(set_ or ())]
+    from sparsewood.run.shrink_command import shrink_recipe
+
+    shrink_recipe(recipe, settings, preview=preview, json_file=json, quiet=quiet)
+
+
 @app.command(name="inspect")
 def inspect_(
     model: str,
@@ -313,8 +361,8 @@ def list_(kind: Annotated[str | None, Parameter(name="kind")] = None, /) -> None
     Parameters
     ----------
     kind
-        criteria, granularities, scopes, allocations, amounts, schedules, recoveries, initializers, models, data,
-        augmentations, optimizers or rates.
+        criteria, granularities, scopes, allocations, budgets, engines, amounts, schedules, recoveries, initializers,
+        models, data, augmentations, optimizers or rates.
     """
     from sparsewood.run.catalogue import KINDS, catalogue, takes
 

@@ -45,6 +45,8 @@ __all__ = [
     "load_recipe",
     "parse_recipe",
     "recipe_hash",
+    "text_of",
+    "tree_of",
 ]
 
 Name = Annotated[
@@ -178,18 +180,31 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises `FileFormatError` if the file is no YAML, `RecipeError` with every mistake in it, each with line and field,
     and `SparsewoodError` if the file cannot be read or an override does not fit.
     """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SparsewoodError(f"Cannot read recipe '{file}': {reason}. Give the path of a YAML file.") from error
-    return _build(text, str(file), overrides, file.resolve().parent)
+    return _build(text_of(path), str(path), overrides, Path(path).resolve().parent)
 
 
 def parse_recipe(text: str, source: str = "<text>", overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from a text, which errors call `source`. Raises as `load_recipe` does."""
     return _build(text, source, overrides, Path.cwd())
+
+
+def text_of(path: str | Path) -> str:
+    """The text of a recipe's file. Raises `SparsewoodError` if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SparsewoodError(f"Cannot read recipe '{path}': {reason}. Give the path of a YAML file.") from error
+
+
+def tree_of(text: str, source: str, overrides: Iterable[str] = ()) -> Node:
+    """The tree of a recipe's text with what overrides set. Raises as `parse_recipe` does for what is no mapping."""
+    root = yamlfile.read(text, source)
+    if not isinstance(root.value, dict):
+        raise RecipeError([f"{root.where}: a recipe is a mapping of 'key: value' lines. Got {shown(root)}."])
+    for setting in overrides:
+        root = yamlfile.override(root, setting)
+    return root
 
 
 def effective(recipe: Recipe) -> str:
@@ -240,11 +255,10 @@ SHARED = tuple(f.name for f in fields(Variant) if f.name != "name")
 
 
 def _build(text: str, source: str, overrides: Iterable[str], directory: Path) -> Recipe:
-    root = yamlfile.read(text, source)
-    if not isinstance(root.value, dict):
-        raise RecipeError([f"{root.where}: a recipe is a mapping of 'key: value' lines. Got {shown(root)}."])
-    for setting in overrides:
-        root = yamlfile.override(root, setting)
+    root = tree_of(text, source, overrides)
+    if "shrink" in root.value:
+        where = root.value["shrink"].where
+        raise RecipeError([f"{where}: shrink: this is a recipe for `sparsewood shrink`, not for `sparsewood run`."])
     reader = Reader((directory, Path.cwd()), also=SHARED)
     recipe = reader.section(_expanded(root, reader), Recipe)
     if recipe is INVALID or reader.problems:

@@ -239,10 +239,12 @@ def _null(representer: Any, _: None) -> Any:
 
 
 def _styled(value: Any) -> Any:
-    """Lists of scalars on one line; text with exotic line breaks, which YAML would fold, with escapes."""
+    """Lists of scalars on one line; in quotes text with exotic line breaks, which YAML would fold, or with a `?` in front,
+    which begins a key in such a list.
+    """
     if isinstance(value, Mapping):
         return {_styled(key): _styled(item) for key, item in value.items()}
-    if isinstance(value, str) and any(mark in value for mark in LINE_BREAKS):
+    if isinstance(value, str) and (value.startswith("?") or any(mark in value for mark in LINE_BREAKS)):
         return DoubleQuotedScalarString(value)
     if not isinstance(value, list):
         return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from sparsewood.errors import SparsewoodError
 from sparsewood.shrinking.choice import Choice, Chooser
 from sparsewood.shrinking.costs import Costs
+from sparsewood.shrinking.engines import Eager, Engine
 from sparsewood.shrinking.plan import Keep
 from sparsewood.shrinking.pools import Free
 
@@ -98,12 +99,15 @@ class Bytes(CountBudget):
 class Latency:
     """A forward on the example inputs may take at most so long on this machine: a share of its time now, or `seconds`.
 
-    >>> Latency(0.5), Latency(seconds=0.01)
-    (Latency(fraction=0.5, seconds=None), Latency(fraction=None, seconds=0.01))
+    `engine` runs the networks: `Eager()`, PyTorch as it is, or `OnnxRuntime()`.
+
+    >>> Latency(0.5)
+    Latency(fraction=0.5, seconds=None, engine=Eager())
     """
 
     fraction: float | None = None
     seconds: float | None = None
+    engine: Engine = field(default_factory=Eager)
 
     def __post_init__(self) -> None:
         given = [value for value in (self.fraction, self.seconds) if value is not None]

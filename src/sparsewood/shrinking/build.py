@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from sparsewood.shrinking.copies import duplicate
-from sparsewood.shrinking.cut import apply_edits, cut, local, named_tensors, own_edits
+from sparsewood.shrinking.cut import apply_edits, by_module, cut, named_tensors, own_edits
 from sparsewood.shrinking.plan import Edit, Keep, ShrinkPlan
 from sparsewood.shrinking.replacements import needed, refusal, settings
 from sparsewood.shrinking.sizes import Sizes
@@ -43,11 +43,10 @@ def build(reference: nn.Module, structure: Structure, keep: Keep, added: Iterabl
 
 def refused(model: nn.Module, structure: Structure, keep: Keep) -> dict[str, str]:
     """Groups that lose units which modules of fixed sizes hold, where no other class could hold the rest, and why."""
-    kept = kept_positions(structure, keep)
+    kept, shapes = by_module(kept_positions(structure, keep)), by_module(structure.shapes)
     found: dict[str, str] = {}
     for name, module in model.named_modules():
-        mine = local(kept, name)
-        why = refusal(module, mine, local(structure.shapes, name)) if mine else None
+        why = refusal(module, kept[name], shapes[name]) if name in kept else None
         if why:
             prefix = f"{name}." if name else ""
             for group, stays in keep.items():
@@ -88,7 +87,8 @@ def _draft(reference: nn.Module, structure: Structure, keep: Keep, added: tuple[
     edits = [
         Edit(one.module, one.name, one.path, one.value, value) for one, value in Sizes(structure, keep).changed.items()
     ]
-    found = {name: needed(module, local(kept, name)) for name, module in reference.named_modules()}
+    inside = by_module(kept)
+    found = {name: needed(module, inside[name]) for name, module in reference.named_modules()}
     replaced = {name: key for name, key in found.items() if key is not None}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name not in added}
     kind = type(reference)
@@ -107,7 +107,7 @@ def _of_bias(model: nn.Module, name: str, kept: Mapping[str, Mapping[int, Tensor
     """What stays of a bias: what stays of the axis of its module's weight along which it is added."""
     owner = name.rpartition(".")[0]
     axis = 1 if isinstance(model.get_submodule(owner), _ConvTransposeNd) else 0
-    for axes in local(kept, owner).values():
+    for axes in by_module(kept)[owner].values():
         if axis in axes:
             return {0: axes[axis]}
     return {}

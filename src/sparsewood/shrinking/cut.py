@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -15,7 +16,7 @@ from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.shrinking.plan import Edit, ShrinkPlan
 from sparsewood.shrinking.replacements import replace as replace_module
 
-__all__ = ["apply_edits", "assign", "attribute", "cut", "local", "named_tensors", "own_edits", "take"]
+__all__ = ["apply_edits", "assign", "attribute", "by_module", "cut", "named_tensors", "own_edits", "take"]
 
 
 def cut(model: nn.Module, plan: ShrinkPlan) -> None:
@@ -31,8 +32,9 @@ def cut(model: nn.Module, plan: ShrinkPlan) -> None:
             raise UnknownName.among("parameter", name, tensors)
     with torch.no_grad():
         _cut_tensors({id(tensors[name]): (tensors[name], axes) for name, axes in plan.kept.items()}.values())
+    kept, shapes = by_module(plan.kept), by_module(plan.shapes)
     for name, key in plan.replaced.items():
-        replace_module(model.get_submodule(name), key, local(plan.kept, name), local(plan.shapes, name))
+        replace_module(model.get_submodule(name), key, kept[name], shapes[name])
     apply_edits(model, plan.edits)
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
@@ -97,13 +99,23 @@ def _outputs(module: Any, leaf: str) -> int:
         return 3 * module.embed_dim
     if isinstance(module, _ConvNd):
         return module.out_channels
-    return module.out_features if isinstance(module, nn.Linear) else module.weight.shape[0]
+    return module.out_features if isinstance(module, nn.Linear) else module.get_parameter("weight").shape[0]
 
 
-def local(values: Mapping[str, Any], module: str) -> dict[str, Any]:
-    """What is said of tensors in a module, by their names there."""
-    prefix = f"{module}." if module else ""
-    return {name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)}
+def by_module(values: Mapping[str, Any]) -> defaultdict[str, dict[str, Any]]:
+    """What is said of tensors, for every module that holds them, at any depth, by their names there.
+
+    >>> dict(by_module({"a.b.weight": 1, "a.bias": 2}))
+    {'': {'a.b.weight': 1, 'a.bias': 2}, 'a': {'b.weight': 1, 'bias': 2}, 'a.b': {'weight': 1}}
+    """
+    found: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for name, value in values.items():
+        found[""][name] = value
+        dot = name.find(".")
+        while dot >= 0:
+            found[name[:dot]][name[dot + 1 :]] = value
+            dot = name.find(".", dot + 1)
+    return found
 
 
 # ---------------------------------------------------------------- integers and settings
@@ -166,12 +178,13 @@ def own_edits(model: nn.Module, plan: ShrinkPlan, before: nn.Module) -> list[Edi
     `before` is the network that they were cut from.
     """
     edits = list[Edit]()
+    kept, shapes = by_module(plan.kept), by_module(plan.shapes)
     for name, module in model.named_modules(remove_duplicate=False):
+        if not isinstance(module, _SIZED):
+            continue
         sizes = _quietly(module, _own_sizes)
         if isinstance(module, _ConvNd):
-            sizes |= _channels(
-                module, _groups(before.get_submodule(name), local(plan.kept, name), local(plan.shapes, name))
-            )
+            sizes |= _channels(module, _groups(before.get_submodule(name), kept[name], shapes[name]))
         edits += [
             Edit(name, key, (), vars(module)[key], value)
             for key, value in sizes.items()
@@ -264,3 +277,7 @@ _SIZES: tuple[tuple[Any, Callable[[Any], dict[str, Any]]], ...] = (
     (nn.RNNCellBase, _cell),
     (nn.PReLU, _prelu),
 )
+_SIZED = tuple(
+    one for kinds, _ in [*_SIZES, (_ConvNd, None)] for one in (kinds if isinstance(kinds, tuple) else (kinds,))
+)
+"""PyTorch's own modules that hold sizes of their weights."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from sparsewood.inputs import Inputs
+from sparsewood.inputs import Inputs, call, to_model_device
 from sparsewood.measurement import onnx_times
-from sparsewood.measurement.layer_times import Layer, machine, time_eagerly
+from sparsewood.measurement.layer_times import Layer, best_of, clock_for, machine, time_eagerly
 from sparsewood.measurement.module_times import ModuleTimes, call_overhead, module_times
+from sparsewood.shrinking.copies import duplicate
 
 __all__ = ["Eager", "Engine", "OnnxRuntime"]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What runs networks: how long it takes for one layer, and for a whole network and its modules."""
 
@@ -31,11 +34,16 @@ class Engine(Protocol):
         """Seconds for the network, and for each of its modules as far as that is known."""
         ...
 
+    def ready(self, model: nn.Module, example_inputs: Inputs) -> Callable[[], object]:
+        """What runs the network in eval mode, once each time that it is called."""
+        ...
+
     def overhead(self) -> float:
         """Seconds for calling a module that does next to nothing."""
         ...
 
 
+@dataclass(frozen=True)
 class Eager:
     """PyTorch as it is."""
 
@@ -51,11 +59,22 @@ class Eager:
         """Whole passes, and what each module takes of one."""
         return module_times(model, example_inputs)
 
+    def ready(self, model: nn.Module, example_inputs: Inputs) -> Callable[[], object]:
+        """A copy of the network, without gradients."""
+        copied, inputs = duplicate(model, double=False).eval(), to_model_device(example_inputs, model)
+
+        def run() -> object:
+            with torch.no_grad():
+                return call(copied, inputs)
+
+        return run
+
     def overhead(self) -> float:
         """See `module_times.call_overhead`."""
         return call_overhead()
 
 
+@dataclass(frozen=True)
 class OnnxRuntime:
     """onnxruntime on the CPU, where the network is exported first; what its modules take is not known."""
 
@@ -70,7 +89,12 @@ class OnnxRuntime:
     def modules(self, model: nn.Module, example_inputs: Inputs) -> ModuleTimes:
         """The exported network; the sizes of what enters its modules are those in PyTorch."""
         inputs = module_times(model, example_inputs, repeats=1).inputs
-        return ModuleTimes(onnx_times.model_in_onnxruntime(model, example_inputs), {}, inputs)
+        run = self.ready(model, example_inputs)
+        return ModuleTimes(best_of(run, repeats=10, seconds=5.0, clock=clock_for(torch.device("cpu"))), {}, inputs)
+
+    def ready(self, model: nn.Module, example_inputs: Inputs) -> Callable[[], object]:
+        """The exported network."""
+        return onnx_times.in_onnxruntime(model, example_inputs)
 
     def overhead(self) -> float:
         """Modules are not called."""

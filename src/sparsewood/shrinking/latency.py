@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property, partial
+from itertools import chain
 from math import lcm
+from statistics import median
 
 import numpy as np
 from torch import nn
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import Inputs
-from sparsewood.measurement.layer_times import cache_directory
+from sparsewood.measurement.layer_times import best_of, cache_directory, clock_for
 from sparsewood.shrinking.budgets import Latency
 from sparsewood.shrinking.choice import Choice, Chooser, Free
 from sparsewood.shrinking.latency_model import LatencyModel
+from sparsewood.shrinking.plan import Keep
 from sparsewood.structure import Structure
 
-__all__ = ["meet_latency"]
+__all__ = ["Rounds", "allowed_seconds", "meet_latency"]
 
 NEAR = 0.01
 """A budget of which less than this share is left is met."""
 
 _WIDER = 4
 """How many steps wider a group is tried for nothing."""
+_CLOSE = (0.92, 1.03)
+"""What share of the time allowed is near enough to it."""
+_ROUNDS = 3
+_PAIRS = 7
+"""How often the large and the small network are timed in turn."""
 _TRIED = 24
 """Among how many numbers of units the smallest that will do is looked for."""
 
@@ -60,8 +69,8 @@ def meet_latency(
     free = chooser.free(held or {})
     if times is None:
         tell("time the network, module by module")
-        times = LatencyModel(model, example_inputs, structure, cache=cache_directory())
-    allowed = (budget.seconds if budget.seconds is not None else (budget.fraction or 1.0) * times.dense) / correction
+        times = LatencyModel(model, example_inputs, structure, engine=budget.engine, cache=cache_directory())
+    allowed = allowed_seconds(budget, times) / correction
     search = _Search(chooser, times, free, allowed)
     tell("time layers at other widths")
     try:
@@ -72,6 +81,62 @@ def meet_latency(
     finally:
         times.save()
     return replace(chooser.chosen(free, kept, asked), budget=budget)
+
+
+def allowed_seconds(budget: Latency, times: LatencyModel) -> float:
+    """How long a forward pass may take."""
+    return budget.seconds if budget.seconds is not None else (budget.fraction or 1.0) * times.dense
+
+
+class Rounds:
+    """Predictions that are corrected by what a network, once built, really takes.
+
+    Each round chooses widths by the tables, and once the network is built `measure` compares it with the large one, in
+    turn. If that is further from the budget than `_CLOSE`, the next round's predictions are corrected by the factor
+    that was found; at most `_ROUNDS`.
+    """
+
+    def __init__(
+        self, chooser: Chooser, model: nn.Module, example_inputs: Inputs, structure: Structure, budget: Latency
+    ) -> None:
+        self.chooser, self.model, self.inputs, self.structure = chooser, model, example_inputs, structure
+        self.budget, self.correction, self.round = budget, 1.0, 0
+
+    @cached_property
+    def times(self) -> LatencyModel:
+        """The large network, timed."""
+        return LatencyModel(self.model, self.inputs, self.structure, engine=self.budget.engine, cache=cache_directory())
+
+    @cached_property
+    def _dense(self) -> Callable[[], object]:
+        return self.budget.engine.ready(self.model, self.inputs)
+
+    @property
+    def allowed(self) -> float:
+        """Seconds that a forward pass may take."""
+        return allowed_seconds(self.budget, self.times)
+
+    def choose(self, held: Mapping[str, str]) -> Choice:
+        """What stays, by the corrected tables."""
+        return meet_latency(
+            self.chooser, self.model, self.inputs, self.structure, self.budget, held,
+            times=self.times, correction=self.correction,
+        )  # fmt: skip
+
+    def measure(self, small: nn.Module, keep: Keep) -> tuple[float, float, bool]:
+        """Seconds that the small network takes, measured and predicted, and whether another round should follow."""
+        first = next(chain(small.parameters(), small.buffers()))
+        timed = partial(best_of, repeats=5, minimum=3, seconds=0.3, clock=clock_for(first.device))
+        smaller = self.budget.engine.ready(small, self.inputs)
+        pairs = [(timed(self._dense), timed(smaller)) for _ in range(_PAIRS)]
+        before, after = (median(times) for times in zip(*pairs, strict=True))
+        measured, predicted = after / before * self.times.dense, self.times.predict(keep)
+        self.round += 1
+        close = _CLOSE[0] <= measured / self.allowed <= _CLOSE[1]
+        again = not close and self.round < _ROUNDS
+        if again:
+            self.correction = measured / predicted
+        return measured, predicted, again
 
 
 class _Search:

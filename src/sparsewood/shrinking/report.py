@@ -10,7 +10,7 @@ from sparsewood.measurement import Latency
 from sparsewood.structure import Barrier
 from sparsewood.structure.names import short
 
-__all__ = ["ShrinkReport", "Size"]
+__all__ = ["Budgeted", "ShrinkReport", "Size"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,26 @@ class Size:
     macs: int
     bytes: int
     latency: Latency | None = None
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """A budget, how much of what it counts may be left, and how much is.
+
+    For a latency budget seconds: `reached` is measured, `predicted` what the tables said.
+    """
+
+    budget: Any
+    allowed: float | None
+    reached: float | None
+    predicted: float | None = None
+
+    def __str__(self) -> str:
+        if self.predicted is None:
+            return f"{self.budget}: {self.reached:,} left, {self.allowed:,} allowed"
+        times = {"measured": self.reached, "predicted": self.predicted, "allowed": self.allowed}
+        known = [f"{1000 * seconds:.3g} ms {what}" for what, seconds in times.items() if seconds is not None]
+        return f"{self.budget}: {', '.join(known)}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,7 @@ class ShrinkReport:
     conditions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     folded: Mapping[str, float] = field(default_factory=dict)
-    budget: Any = None
+    budget: Budgeted | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property

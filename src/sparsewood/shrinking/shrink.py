@@ -20,18 +20,18 @@ from sparsewood.inputs import to_model_device
 from sparsewood.masks import apply_masks
 from sparsewood.shrinking.budgets import CountBudget, Latency, meet
 from sparsewood.shrinking.build import Built, build, merged, refused
-from sparsewood.shrinking.choice import Choice, Chooser, UnitScores
+from sparsewood.shrinking.choice import DEFAULT_AMOUNT, Choice, Chooser, UnitScores
 from sparsewood.shrinking.copies import duplicate
 from sparsewood.shrinking.costs import Costs, element_sizes
-from sparsewood.shrinking.cut import apply_edits
+from sparsewood.shrinking.cut import apply_edits, named_tensors
 from sparsewood.shrinking.files import attach, attached, compose, fingerprint
 from sparsewood.shrinking.folding import Folded, constant_units, fold_constants, fold_means
-from sparsewood.shrinking.latency import meet_latency
+from sparsewood.shrinking.latency import Rounds
 from sparsewood.shrinking.normalizers import normalizers
 from sparsewood.shrinking.optimizers import Added, Carried, carry
 from sparsewood.shrinking.plan import Keep, ShrinkPlan
 from sparsewood.shrinking.proof import DoesNotRun, Probe, distance, masked_outputs, tolerance
-from sparsewood.shrinking.report import ShrinkReport, Size
+from sparsewood.shrinking.report import Budgeted, ShrinkReport, Size
 from sparsewood.shrinking.scales import Folded as Scales
 from sparsewood.shrinking.scales import apply_scalings, fold_scales
 from sparsewood.shrinking.sizes import Sizes
@@ -63,7 +63,7 @@ class Shrunk:
 def shrink(
     model: nn.Module,
     example_inputs: Any,
-    sparsity: AmountLike | Amounts = 0.5,
+    sparsity: AmountLike | Amounts = DEFAULT_AMOUNT,
     *,
     criterion: Criterion | UnitScores = Magnitude(),
     scope: Scope | Amounts = Everywhere(),
@@ -136,7 +136,7 @@ def shrink(
 def preview(
     model: nn.Module,
     example_inputs: Any,
-    sparsity: AmountLike | Amounts = 0.5,
+    sparsity: AmountLike | Amounts = DEFAULT_AMOUNT,
     *,
     criterion: Criterion | UnitScores = Magnitude(),
     scope: Scope | Amounts = Everywhere(),
@@ -199,6 +199,8 @@ class _Shrinking:
 
     def __init__(self, model: nn.Module, example_inputs: Any, wishes: Wishes) -> None:
         require_model(model)
+        if isinstance(wishes.data, Iterator):  # it can be read once, and is needed more often
+            wishes = replace(wishes, data=list(wishes.data))
         self.given, self.model, self.wishes = model, model, wishes
         self.seconds: dict[str, float] = {}
         self.inputs = to_model_device(example_inputs, model)
@@ -211,11 +213,18 @@ class _Shrinking:
             apply_masks(self.model, wishes.masks)
         with self._stage("scores"):
             self.chooser = None if wishes.masks is not None else self._chooser()
+        self.rounds: Rounds | None = None
+        self.timed: tuple[float, float] | None = None
+        if self.chooser is not None and isinstance(wishes.budget, Latency):
+            self.rounds = Rounds(self.chooser, self.model, self.inputs, self.structure, wishes.budget)
 
     def _chooser(self) -> Chooser:
         w = self.wishes
+        amount = (
+            None if w.sparsity is DEFAULT_AMOUNT else w.sparsity
+        )  # then a scope with amounts of its own has its say
         return Chooser(
-            self.model, self.structure, criterion=w.criterion, scope=w.scope, amount=w.sparsity, data=w.data,
+            self.model, self.structure, criterion=w.criterion, scope=w.scope, amount=amount, data=w.data,
             loss=w.loss, example_inputs=self.inputs, protect=w.protect, round_to=w.round_to, min_units=w.min_units,
             reduction=w.reduction, normalize=w.normalize, inexact=w.inexact, generator=self.generator,
         )  # fmt: skip
@@ -249,9 +258,10 @@ class _Shrinking:
     def _choose(self, held: Mapping[str, str]) -> Choice:
         if self.chooser is None:
             return self._silenced(held)
-        if isinstance(self.wishes.budget, Latency):
-            return meet_latency(self.chooser, self.model, self.inputs, self.structure, self.wishes.budget, held)
+        if self.rounds is not None:
+            return self.rounds.choose(held)
         if self.wishes.budget is not None:
+            assert not isinstance(self.wishes.budget, Latency)
             return meet(self.chooser, self.costs, self.wishes.budget, held)
         return self.chooser.choose(held)
 
@@ -290,11 +300,35 @@ class _Shrinking:
                     {name: f"{where} does not run without its units: {error.cause}" for name, where in new.items()}
                 )
                 continue
+            if self._is_slow(built, choice.keep):
+                continue
             return self._finished(choice, held, folded, built, proof, optimizer)
         raise SparsewoodError(
             f"{type(self.given).__name__} does not run without its units, whichever stay; last held: "
             f"{', '.join(list(held)[-3:])}. Protect these layers, or report the network."
         )
+
+    def _is_slow(self, built: Built, keep: Keep) -> bool:
+        """Whether a latency budget asks for another round, now that the network can be timed."""
+        if self.rounds is None:
+            return False
+        with self._stage("latency"):
+            measured, predicted, again = self.rounds.measure(built.model, keep)
+        self.timed = measured, predicted
+        if not again and measured > 1.05 * self.rounds.allowed:
+            log.warning(
+                "%s: %.3g ms are allowed, %.3g ms measured on this machine after %d rounds.",
+                self.wishes.budget, 1000 * self.rounds.allowed, 1000 * measured, self.rounds.round,
+            )  # fmt: skip
+        return again
+
+    def _budgeted(self, choice: Choice) -> Budgeted | None:
+        if self.wishes.budget is None:
+            return None
+        if self.rounds is None:
+            return Budgeted(self.wishes.budget, choice.allowed, choice.reached)
+        measured, predicted = self.timed or (None, self.rounds.times.predict(choice.keep))
+        return Budgeted(self.wishes.budget, self.rounds.allowed, measured, predicted)
 
     def _finished(
         self,
@@ -305,20 +339,25 @@ class _Shrinking:
         proof: Proof,
         optimizer: torch.optim.Optimizer | None,
     ) -> Shrunk:
-        step = {
-            "criterion": repr(self.wishes.criterion) if self.wishes.masks is None else "masks",
-            "units": {name: [int(stays.sum()), len(stays)] for name, stays in choice.keep.items()},
-        }
         edits = merged([*built.plan.edits, *proof.scales.edits])
-        plan = replace(built.plan, edits=edits, source=fingerprint(self.given), steps=(step,))
-        if optimizer is not None:
-            with self._stage("optimizer"):
-                carry(optimizer, _carried(self.given, built.model, plan), _added(built.model, plan.added))
+        plan = replace(built.plan, edits=edits, source=fingerprint(self.given), steps=(self._step(choice),))
         before = attached(self.given)
         whole = plan if before is None else compose(before, plan)
         attach(built.model, whole)
-        report = self.report(choice, held, folded, proof)
-        return Shrunk(built.model, whole, report)
+        if optimizer is not None:  # last, since nothing may fail once it has changed
+            with self._stage("optimizer"):
+                carry(optimizer, _carried(self.given, built.model, plan), _added(built.model, plan.added))
+        return Shrunk(built.model, whole, self.report(choice, held, folded, proof, built.model))
+
+    def _step(self, choice: Choice) -> dict[str, Any]:
+        """What was asked for and what stayed, for those who read a plan."""
+        w = self.wishes
+        if w.masks is not None:
+            asked = {"by": "masks"}
+        else:
+            amount = w.sparsity if w.budget is None else w.budget
+            asked = {"by": repr(w.criterion), "scope": repr(w.scope), "amount": repr(amount)}
+        return {**asked, "units": {name: [int(stays.sum()), len(stays)] for name, stays in choice.keep.items()}}
 
     def _nothing(self, choice: Choice, held: Mapping[str, str]) -> str:
         reasons = list(dict.fromkeys([*choice.held.values(), *held.values()]))[:3]
@@ -438,6 +477,7 @@ class _Shrinking:
         held: Mapping[str, str],
         folded: _Folded | None = None,
         proof: Proof | None = None,
+        small: nn.Module | None = None,
     ) -> ShrinkReport:
         """What was or would be removed."""
         proof = proof or Proof()
@@ -446,6 +486,8 @@ class _Shrinking:
             Size(self.costs.params(keep), self.costs.macs(keep), self.costs.bytes(keep))
             for keep in (everything, choice.keep)
         )
+        if small is not None:  # biases that were made count
+            after = replace(after, params=sum(one.numel() for one in small.parameters()), bytes=_bytes(small))
         return ShrinkReport(
             before=before,
             after=after,
@@ -467,7 +509,7 @@ class _Shrinking:
             conditions=proof.conditions,
             notes=proof.notes,
             folded={} if folded is None else folded.done.spread,
-            budget=self.wishes.budget,
+            budget=self._budgeted(choice),
             seconds=dict(self.seconds),
         )
 
@@ -497,6 +539,11 @@ class Proof:
     conditions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     scales: Scales = field(default_factory=Scales)
+
+
+def _bytes(model: nn.Module) -> int:
+    tensors = named_tensors(model)
+    return sum(tensors[name].numel() * size for name, size in element_sizes(model).items())
 
 
 def _with(choice: Choice, keep: Keep) -> Choice:
