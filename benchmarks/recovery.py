@@ -1,6 +1,6 @@
 """Units removed from a trained network: what is left of its accuracy, and what each recovery gives back.
 
-A small residual network is trained on CIFAR-10 (as much of it as there is), then shrunk to a half and a quarter of its
+A small residual network is trained on a part of Fashion-MNIST or CIFAR-10, then shrunk to a half and a quarter of its
 multiply-adds, with and without mean replacement, least squares and new BatchNorm statistics, and fine-tuned. The
 controls are the dense network, trained on as long, and units removed at random. Test images are looked at once, when
 everything is trained; epochs are not chosen.
@@ -74,7 +74,10 @@ def networks(data: Split, seed: int, options: argparse.Namespace) -> dict[tuple[
         options.finetune_epochs, optimizer=SGD(lr=0.02, weight_decay=5e-4, nesterov=True), select="last"
     )
     train = Loader(data.train, 128, seed=seed, augment=sw.data.CropFlip())
-    model = sw.models.resnet_cifar(options.depth, shortcut="B", generator=torch.Generator().manual_seed(seed))
+    channels = 3 if options.data == "cifar10" else 1
+    model = sw.models.resnet_cifar(
+        options.depth, channels=channels, shortcut="B", generator=torch.Generator().manual_seed(seed)
+    )
     sw.train.fit(model, train, training, seed=seed)
     images = torch.cat([x for x, _ in islice(Loader(data.train, 128), CALIBRATION // 128)])
     found = {("dense", "1"): (model, tuned(model, train, finetuning, seed))}
@@ -108,15 +111,17 @@ def table(found: list[Mapping[tuple[str, str], tuple[float, ...]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", help="where CIFAR-10 is; default: SPARSEWOOD_DATA")
+    parser.add_argument("--data-dir", help="where the data are; default: SPARSEWOOD_DATA")
+    parser.add_argument("--data", choices=["fashion_mnist", "cifar10"], default="fashion_mnist")
+    parser.add_argument("--train-size", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--depth", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--finetune-epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--finetune-epochs", type=int, default=2)
     parser.add_argument("--factors", type=float, nargs="+", default=[2.0, 4.0])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = sw.data.cifar10(options.data_dir, validation=1000)
+    data = getattr(sw.data, options.data)(options.data_dir, validation=1000, train_size=options.train_size)
     began = time.perf_counter()
     runs = [networks(data, seed, options) for seed in range(1, options.seeds + 1)]
     test = list(Loader(data.test.open(), 1000))
@@ -125,7 +130,7 @@ def main() -> None:
         for run in runs
     ]
     print(
-        f"ResNet-{options.depth}, CIFAR-10 with {len(data.train)} training images, {options.epochs} epochs and "
+        f"ResNet-{options.depth}, {options.data} with {len(data.train)} training images, {options.epochs} epochs and "
         f"{options.finetune_epochs} of fine-tuning, {options.seeds} seeds, {time.perf_counter() - began:.0f} s; "
         f"PyTorch {torch.__version__}. Test accuracy in %:\n"
     )

@@ -508,3 +508,18 @@ def test_means_move_into_biases() -> None:
     torch.testing.assert_close(run(moved.model, everything).mean(0), expected.mean(0), rtol=1e-4, atol=1e-4)
     assert plain.report.removed == moved.report.removed == 8
     assert np.isfinite(list(moved.report.folded.values())).all()
+
+
+# ---------------------------------------------------------------- widths that no weight makes up for
+
+
+@pytest.mark.parametrize("function", [nn.ReLU, nn.GELU, nn.Softplus, nn.Sigmoid])
+def test_a_width_behind_which_a_function_bends_is_told(function: Callable[[], nn.Module]) -> None:
+    """Twice as much before a ReLU is twice as much behind it; of other functions the report says so."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 8), nn.RMSNorm(8, elementwise_affine=False), function(), nn.BatchNorm1d(8), nn.Linear(8, 3)
+    ).eval()
+    report = sw.shrink(model, X, 4).report
+    assert report.exact == (function is nn.ReLU)
+    assert report.inexact == ({} if function is nn.ReLU else {"0": ("mean over units",)})

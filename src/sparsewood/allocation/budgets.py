@@ -57,7 +57,7 @@ def total_kept(amount: Amount, layers: Sequence[Layer], *, clamp: bool = False) 
     if 0 < kept < floor or (kept == 0 and not _asks_for_all(amount, units, alive) and floor > 0):
         raise SparsewoodError(
             f"{amount} would keep {kept:,} of {units:,} units of {_where(layers)}, but {floor:,} must stay so that no "
-            "layer is emptied. Ask for less, or allow it with min_units=0."
+            "layer is emptied. Ask for less, or for a smaller min_units."
         )
     return kept
 

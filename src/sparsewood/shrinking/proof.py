@@ -21,7 +21,17 @@ from sparsewood.shrinking.plan import Keep
 from sparsewood.shrinking.running import always_alike, difference, finite, others, shuffled, tensors_in
 from sparsewood.structure import Structure
 
-__all__ = ["NOTHING", "Condition", "DoesNotRun", "Probe", "distance", "masked_outputs", "silence", "tolerance"]
+__all__ = [
+    "NOTHING",
+    "Condition",
+    "DoesNotRun",
+    "Probe",
+    "References",
+    "distance",
+    "masked_outputs",
+    "silence",
+    "tolerance",
+]
 
 _HALF_PRECISION = 1e-4
 """What is computed in a dtype with a larger step than this is so coarse that float64 around it does not help."""
@@ -210,8 +220,8 @@ def masked_outputs(
         if sound:
             return sound
     raise SparsewoodError(
-        "The network gives no finite numbers once the units are set to 0, so that nothing can be compared. Protect the "
-        "layers that divide by their units, or say verify=False."
+        "The network gives no finite numbers, by itself or once the units are set to 0, so that nothing can be "
+        "compared. Protect the layers that divide by their units, or say verify=False."
     )
 
 

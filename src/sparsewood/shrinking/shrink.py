@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,12 +31,12 @@ from sparsewood.shrinking.latency import Rounds
 from sparsewood.shrinking.normalizers import normalizers
 from sparsewood.shrinking.optimizers import Added, Carried, carry
 from sparsewood.shrinking.plan import Keep, ShrinkPlan
-from sparsewood.shrinking.proof import DoesNotRun, Probe, distance, masked_outputs, tolerance
+from sparsewood.shrinking.proof import DoesNotRun, Probe, References, distance, masked_outputs, tolerance
 from sparsewood.shrinking.report import Budgeted, ShrinkReport, Size
 from sparsewood.shrinking.scales import Folded as Scales
 from sparsewood.shrinking.scales import apply_scalings, fold_scales
 from sparsewood.shrinking.sizes import Sizes
-from sparsewood.statistics.collect import split_batch
+from sparsewood.statistics.collect import require_batches, split_batch
 from sparsewood.structure import Structure, trace
 from sparsewood.types import AmountLike
 
@@ -199,6 +200,10 @@ class _Shrinking:
 
     def __init__(self, model: nn.Module, example_inputs: Any, wishes: Wishes) -> None:
         require_model(model)
+        if wishes.structure is not None and not isinstance(wishes.structure, Structure):
+            raise SparsewoodError(f"'structure' must be what trace returned. Got {type(wishes.structure).__name__}.")
+        if wishes.data is not None:
+            require_batches(wishes.data)
         if isinstance(wishes.data, Iterator):  # it can be read once, and is needed more often
             wishes = replace(wishes, data=list(wishes.data))
         self.given, self.model, self.wishes = model, model, wishes
@@ -283,7 +288,7 @@ class _Shrinking:
         held: dict[str, str] = {}
         for _ in range(_TRIALS):
             choice, held = self.fitting(held)
-            if not choice.removed:
+            if not choice.removed and (choice.asked or self.chooser is None):
                 raise SparsewoodError(self._nothing(choice, held))
             with self._stage("build"):
                 folded = self._fold(choice.keep, bias_propagation=bias_propagation)
@@ -390,14 +395,14 @@ class _Shrinking:
         constants = constant_units(self.model, self.structure)
         gone = {name: stays | ~constants[name] for name, stays in keep.items() if name in constants}
         if not bias_propagation and all(stays.all() for stays in gone.values()):
-            return _Folded(self.model, keep)
+            return _Folded(self.model, keep, constants=gone)
         reference = duplicate(self.model, double=False)
         if bias_propagation:
             done = fold_means(reference, self.structure, keep, self._batches())
             return _Folded(reference, keep, done)
         done = fold_constants(reference, self.structure, gone, [self.inputs])
         if self.wishes.masks is not None:
-            return _Folded(reference, _also(keep, done.borders), done)
+            return _Folded(reference, _also(keep, done.borders), done, gone)
         if done.borders:
             reference = duplicate(self.model, double=False)
             done = fold_constants(reference, self.structure, _also(gone, done.borders), [self.inputs])
@@ -426,17 +431,16 @@ class _Shrinking:
         given = self.wishes.masks is not None  # then the masked network is there, and its units are constants
         large, silenced = (self.model, {}) if given else (folded.model, keep)
         probe = Probe(large, self.inputs, self.generator, training=False)
-        limit, small = tolerance(probe, _EXACT), probe.of(built.model)
+        limit = tolerance(probe, _EXACT)
+        small = self._folded_again(probe, folded, keep) if given else probe.of(built.model)
         references = masked_outputs(probe, self.structure, silenced)
-        inexact, scales = self._counted(keep), Scales()
-        if inexact:
-            scales = fold_scales(small, self.structure, keep, lambda: distance(probe, small, references), enough=limit)
-            apply_scalings(built.model, scales.scalings)
-            apply_edits(built.model, scales.edits)
-        found = distance(probe, small, references)
-        proof = Proof(
-            found, None, found <= limit, {}, tuple(one.name for one, _ in references), tuple(probe.notes), scales
-        )
+        inexact = self._counted(keep)
+        scales, scaled = self._scales(probe, small, references, keep, limit) if inexact else (Scales(), small)
+        apply_scalings(built.model, scales.scalings)
+        apply_edits(built.model, scales.edits)
+        found = distance(probe, scaled, references)
+        conditions = tuple(one.name for one, _ in references)
+        proof = Proof(found, None, found <= limit, {}, conditions, tuple(probe.notes), scales)
         if proof.exact:
             return proof
         if not inexact:
@@ -445,6 +449,22 @@ class _Shrinking:
         if proven is not None and proven > limit:
             raise SparsewoodError(self._differs(proven, limit, proof.conditions))
         return replace(proof, proven=proven, inexact=inexact, notes=(*proof.notes, *scales.reasons))
+
+    def _folded_again(self, probe: Probe, folded: _Folded, keep: Keep) -> nn.Module:
+        """The small network, with constants folded in the precision of the comparison."""
+        reference = probe.of(self.model)
+        done = fold_constants(reference, self.structure, folded.constants, [probe.inputs])
+        return build(reference, self.structure, keep, done.added).model
+
+    def _scales(
+        self, probe: Probe, small: nn.Module, references: References, keep: Keep, limit: float
+    ) -> tuple[Scales, nn.Module]:
+        """Widths folded into a copy of `small`; nothing, if that makes no great difference."""
+        scaled = copy.deepcopy(small)
+        scales = fold_scales(scaled, self.structure, keep, lambda: distance(probe, scaled, references), enough=limit)
+        if distance(probe, scaled, references) > max(limit, distance(probe, small, references) / 10):
+            return Scales(reasons=scales.reasons), small
+        return scales, scaled
 
     def _proven(
         self, probe: Probe, small: nn.Module, folded: _Folded, keep: Keep, silenced: Keep, inexact: Iterable[str]
@@ -516,11 +536,12 @@ class _Shrinking:
 
 @dataclass(frozen=True, eq=False)
 class _Folded:
-    """The full network with changed biases, what stays of it, and what folding says."""
+    """The full network with changed biases, what stays of it, what folding says, and where it found constants."""
 
     model: nn.Module
     keep: Keep
     done: Folded = field(default_factory=Folded)
+    constants: Keep = field(default_factory=dict)
 
 
 def _also(keep: Keep, units: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
