@@ -239,8 +239,9 @@ def _null(representer: Any, _: None) -> Any:
 
 
 def _styled(value: Any) -> Any:
-    """Lists of scalars on one line; in quotes text with exotic line breaks, which YAML would fold, or with a `?` in front,
-    which begins a key in such a list.
+    """Lists of scalars on one line; some text in quotes.
+
+    That with exotic line breaks, which YAML would fold, and that with a `?` in front, which begins a key in a list.
     """
     if isinstance(value, Mapping):
         return {_styled(key): _styled(item) for key, item in value.items()}

@@ -73,6 +73,14 @@ class Consumer:
         one_block = isinstance(self.holder, nn.Linear) or getattr(self.holder, "groups", 0) == 1
         return self.module is self.holder and not self.doubtful and self.axis == 1 and one_block
 
+    @property
+    def pads(self) -> bool:
+        """Whether zeros are put around what enters."""
+        layer = self.holder
+        if not isinstance(layer, _ConvNd) or layer.padding_mode != "zeros":
+            return False
+        return layer.padding == "same" or any(layer.padding) or isinstance(layer, _ConvTransposeNd)
+
     def channels(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
         """What enters, in float64: [channels, positions]; for modules that read by channel."""
         x: Tensor = arguments[0] if arguments else keywords["input"]

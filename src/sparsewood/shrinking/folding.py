@@ -68,9 +68,11 @@ def constant_units(reference: nn.Module, structure: Structure) -> dict[str, np.n
         makers = [one for one in group.slices if one.role != "in" and values.get(one.param, _NONE).dim() >= 2]
         constant = np.full(group.units, bool(makers))
         for one in makers:
-            weight = values[one.param].movedim(one.axis, 0).flatten(1)
-            made = (weight != 0).any(1).cpu().numpy() & (one.owner >= 0)
-            constant[one.owner[made]] = False
+            weight = values[one.param].movedim(one.axis, 0)
+            made = (weight[(..., *[0] * (weight.dim() - 1))] != 0).cpu().numpy()  # most show at the first entry
+            rest = torch.from_numpy(np.flatnonzero(~made)).to(weight.device)
+            made[~made] = (weight.index_select(0, rest).flatten(1) != 0).any(1).cpu().numpy()
+            constant[one.owner[made & (one.owner >= 0)]] = False
         found[group.name] = constant
     return found
 
@@ -111,6 +113,7 @@ def fold_constants(
     keep: Keep,
     batches: Iterable[Any],
     *,
+    carriers: bool = True,
     tolerance: float | None = None,
 ) -> Folded:
     """Move constants of removed units into the layers that read them, in place, so that the function stays the same.
@@ -120,6 +123,7 @@ def fold_constants(
     `borders` of the result: they have to stay. Not seen is what reads units without a weight, as a sum over channels.
 
     Args:
+        carriers: whether one such unit may stay and take over the others, so that these can go.
         tolerance: how much what a unit adds may vary to count as constant, relative to the largest input of the layer
             times the largest sum of |weights| of an output; 64 times the precision of the weight's dtype by default.
     """
@@ -136,12 +140,15 @@ def fold_constants(
     wide = {one: chosen for one, tally in tallies.items() if not even(one, tally)}
     uneven = _uneven(reference, structure, wide, batches, even)
     stay = _audible(reference, structure, unreadable, chosen, batches)
-    carriers, alone = carry(reference, structure, {one: _less(units, stay) for one, units in uneven.items()}, batches)
+    carrying, alone = dict[str, int](), _joined(uneven.values())
+    if carriers:
+        riding = {one: _less(units, stay) for one, units in uneven.items()}
+        carrying, alone = carry(reference, structure, riding, batches)
     stay = _joined([stay, alone])
     parts = {one: _less(chosen, _joined([stay, uneven.get(one, {})])) for one in tallies}
     tallies, failed = _measured(reference, structure, parts, batches)
     folded = _moved(reference, structure, removed, tallies, [*unreadable, *failed])
-    return replace(folded, borders=stay, carriers=carriers)
+    return replace(folded, borders=stay, carriers=carrying)
 
 
 # ---------------------------------------------------------------- sets of units
@@ -185,11 +192,15 @@ def _as_unreadable(failed: Mapping[Consumer, str]) -> list[Unreadable]:
 def _is_even(
     consumer: Consumer, tally: Tally, *, structure: Structure, removed: Chosen, tolerance: float | None
 ) -> bool:
-    """Whether what is added to outputs that stay is one number for each of them."""
+    """Whether what is added to outputs that stay is one number for each of them.
+
+    Behind zero padding only 0 is, however few positions the inputs show.
+    """
     weight = consumer.value
     limit = 64 * torch.finfo(weight.dtype).eps if tolerance is None else tolerance
     largest = float(weight.abs().movedim(1 - min(consumer.axis, 1), 0).flatten(1).sum(1).max())
-    return bool((tally.spread[consumer.staying(structure, removed)] <= limit * largest * tally.inputs).all())
+    varies = np.maximum(tally.spread, np.abs(tally.mean)) if consumer.pads else tally.spread
+    return bool((varies[consumer.staying(structure, removed)] <= limit * largest * tally.inputs).all())
 
 
 def _uneven(

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from sparsewood import inputs
 from sparsewood.errors import SparsewoodError
 from sparsewood.shrinking.consumers import Consumer, is_linear
-from sparsewood.shrinking.running import always_alike, tensors_in
+from sparsewood.shrinking.running import always_alike
 from sparsewood.snapshot import untouched
 from sparsewood.structure import Group, Tap
 
@@ -159,5 +160,7 @@ def _along(part: np.ndarray, consumer: Consumer) -> Tensor:
 
 
 def _largest(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> float:
-    given = [x for x in tensors_in([arguments, keywords], set()) if x.is_floating_point() and x.numel()]
+    given = [
+        x for x in tree_leaves((arguments, keywords)) if isinstance(x, Tensor) and x.is_floating_point() and x.numel()
+    ]
     return max((float(x.abs().amax()) for x in given), default=0.0)

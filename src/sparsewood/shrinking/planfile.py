@@ -56,7 +56,7 @@ def to_json(plan: ShrinkPlan) -> str:
     >>> json.loads(to_json(plan))["kept"]
     {'weight': {'0': '0-1,3'}}
     """
-    return _canonical(to_dict(plan))
+    return _canonical(_as_dict(plan))
 
 
 def from_json(text: str) -> ShrinkPlan:
@@ -71,7 +71,16 @@ def from_json(text: str) -> ShrinkPlan:
 
 def to_dict(plan: ShrinkPlan) -> dict[str, Any]:
     """What JSON can hold of a plan, which is all of it. Raises `SparsewoodError` if the plan holds anything else."""
-    data = {
+    data = _as_dict(plan)
+    try:
+        checked(data)
+    except InvalidPlan as error:
+        raise SparsewoodError(f"This plan cannot be written: {error}.") from error
+    return data
+
+
+def _as_dict(plan: ShrinkPlan) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "version": VERSION,
         "model": plan.model,
@@ -85,11 +94,6 @@ def to_dict(plan: ShrinkPlan) -> dict[str, Any]:
         "added": sorted(plan.added),
         "steps": [_plain(step, "steps") for step in plan.steps],
     }
-    try:
-        checked(data)
-    except InvalidPlan as error:
-        raise SparsewoodError(f"This plan cannot be written: {error}.") from error
-    return data
 
 
 def plan_of(data: Mapping[str, Any]) -> ShrinkPlan:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,8 +19,9 @@ from sparsewood.shrinking.copies import Coarsest, duplicate
 from sparsewood.shrinking.cut import named_tensors
 from sparsewood.shrinking.normalizers import Places, replaced_normalizers
 from sparsewood.shrinking.plan import Keep
-from sparsewood.shrinking.running import always_alike, difference, finite, others, shuffled, tensors_in
+from sparsewood.shrinking.running import always_alike, difference, finite, others, shuffled
 from sparsewood.structure import Structure
+from sparsewood.structure.passes import outputs_of
 
 __all__ = [
     "NOTHING",
@@ -28,11 +30,17 @@ __all__ = [
     "Probe",
     "References",
     "distance",
+    "has_power",
     "masked_outputs",
     "silence",
+    "tolerable",
     "tolerance",
 ]
 
+_ROUNDINGS = 100
+"""So many times the step of the coarsest numbers that a network computes with, results may differ by."""
+_FLOOR = 1e-6
+"""Smaller outputs than this share of the largest of the whole network are compared as if they were as large."""
 _HALF_PRECISION = 1e-4
 """What is computed in a dtype with a larger step than this is so coarse that float64 around it does not help."""
 
@@ -120,7 +128,7 @@ class Probe:
         positional, keywords = inputs.arguments(inputs.map_tensors(torch.clone, condition.inputs))
         with always_alike(model, seed), within or nullcontext():
             result = model(*positional, **keywords)
-            return [x.detach().clone() for x in tensors_in(result, set())]
+            return [x.detach().clone() for x in outputs_of(result)]
 
     def _copied(self, model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
         """The network and its inputs in float64; in their own dtypes if it does not run so."""
@@ -141,6 +149,7 @@ class Probe:
                     "verify=False."
                 )
             self.double, self.eps = double, coarsest.eps
+            self.floor = _FLOOR * max((float(x.abs().max()) for x in outputs if x.numel()), default=0.0)
             return copied, prepared
         raise AssertionError
 
@@ -239,5 +248,25 @@ def distance(probe: Probe, small: nn.Module, references: References) -> float:
         shapes = [[tuple(x.shape) for x in found] for found in (reference, outputs)]
         if shapes[0] != shapes[1]:
             raise SparsewoodError(f"Removing units changes the shapes of the outputs from {shapes[0]} to {shapes[1]}.")
-        largest = max(largest, difference(reference, outputs))
+        largest = max(largest, difference(reference, outputs, floor=probe.floor or _FLOOR))
     return largest
+
+
+def has_power(probe: Probe, small: nn.Module, references: References, kept: Iterable[str]) -> bool:
+    """Whether `small` would be found out if the parameters that were cut held something else.
+
+    It would not if its forward did not use them: if it reached, through a closure, the network it is a copy of.
+    """
+    changed, generator = copy.deepcopy(small), torch.Generator().manual_seed(0)
+    tensors = dict(changed.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name in kept:
+            if name in tensors and tensors[name].is_floating_point():
+                noise = torch.randn(tensors[name].shape, generator=generator, dtype=torch.float64)
+                tensors[name].copy_(noise + 2 * noise.sign())
+    return distance(probe, changed, references) > 0
+
+
+def tolerable(found: float, probe: Probe, exact: float) -> bool:
+    """Whether a difference is rounding: at most `exact`, or what the coarsest numbers in the network explain."""
+    return found <= tolerance(probe, exact) or found <= _ROUNDINGS * probe.eps

@@ -70,6 +70,7 @@ class ShrinkReport:
     max_difference: float | None = None
     proven: float | None = None
     exact: bool = False
+    rounding: float | None = None
     inexact: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     barriers: tuple[Barrier, ...] = ()
@@ -109,18 +110,24 @@ class ShrinkReport:
 
     def _proof(self) -> list[str]:
         if self.max_difference is None:
-            return ["not verified"]
+            return ["not verified", *self._counted()]
         how = f"{' and '.join(self.conditions)}" if self.conditions else "the example inputs"
         if self.exact:
-            return [f"equal to the masked network: largest relative difference {self.max_difference:.1g} ({how})"]
+            rounded = "" if self.rounding is None else f"; {self.rounding:.1g} with folded weights in their own dtype"
+            return [
+                f"equal to the masked network: largest relative difference {self.max_difference:.1g}{rounded} ({how})"
+            ]
         lines = [f"differs from the masked network by {self.max_difference:.2g} ({how}):"]
-        by_reason: dict[str, list[str]] = {}
-        for name, reasons in self.inexact.items():
-            by_reason.setdefault(", ".join(reasons), []).append(name)
-        lines += [f"  {reason}: {_listed(names)}" for reason, names in by_reason.items()]
+        lines += self._counted()
         if self.proven is not None:
             lines.append(f"  all other removals: {self.proven:.1g}")
         return lines
+
+    def _counted(self) -> list[str]:
+        by_reason: dict[str, list[str]] = {}
+        for name, reasons in self.inexact.items():
+            by_reason.setdefault(", ".join(reasons), []).append(name)
+        return [f"  not exact: {reason}: {_listed(names)}" for reason, names in by_reason.items()]
 
     def _reasons(self) -> list[str]:
         by_reason: dict[str, list[str]] = {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,22 +19,21 @@ from sparsewood.criteria import Criterion, Magnitude
 from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.inputs import to_model_device
 from sparsewood.masks import apply_masks
-from sparsewood.shrinking.budgets import CountBudget, Latency, meet
+from sparsewood.shrinking.budgets import Bytes, CountBudget, Latency, Params, meet
 from sparsewood.shrinking.build import Built, build, merged, refused
 from sparsewood.shrinking.choice import DEFAULT_AMOUNT, Choice, Chooser, UnitScores
 from sparsewood.shrinking.copies import duplicate
 from sparsewood.shrinking.costs import Costs, element_sizes
-from sparsewood.shrinking.cut import apply_edits, named_tensors
+from sparsewood.shrinking.cut import named_tensors
 from sparsewood.shrinking.files import attach, attached, compose, fingerprint
-from sparsewood.shrinking.folding import Folded, constant_units, fold_constants, fold_means
+from sparsewood.shrinking.filled import Filled, fill_constants, fill_means
+from sparsewood.shrinking.folding import constant_units
 from sparsewood.shrinking.latency import Rounds
-from sparsewood.shrinking.normalizers import normalizers
 from sparsewood.shrinking.optimizers import Added, Carried, carry
 from sparsewood.shrinking.plan import Keep, ShrinkPlan
-from sparsewood.shrinking.proof import DoesNotRun, Probe, References, distance, masked_outputs, tolerance
+from sparsewood.shrinking.proof import DoesNotRun
+from sparsewood.shrinking.proving import Proof, Prover, counted
 from sparsewood.shrinking.report import Budgeted, ShrinkReport, Size
-from sparsewood.shrinking.scales import Folded as Scales
-from sparsewood.shrinking.scales import apply_scalings, fold_scales
 from sparsewood.shrinking.sizes import Sizes
 from sparsewood.statistics.collect import require_batches, split_batch
 from sparsewood.structure import Structure, trace
@@ -44,8 +43,6 @@ __all__ = ["Shrunk", "preview", "shrink"]
 
 log = logging.getLogger(__name__)
 
-_EXACT = 1e-9
-"""How much outputs in float64 may differ, relative to the largest."""
 _TRIALS = 16
 """How often units may be held because the network does not run without them."""
 
@@ -285,18 +282,31 @@ class _Shrinking:
 
     def run(self, *, bias_propagation: bool, optimizer: torch.optim.Optimizer | None, verify: bool) -> Shrunk:
         """Choose, build, prove; what does not run without its units is held, and chosen again."""
+        with (
+            torch.inference_mode(False),
+            ThreadPoolExecutor(1) as beside,
+        ):  # the large network is only read from here on
+            source = beside.submit(fingerprint, self.given)
+            return self._run(source, bias_propagation=bias_propagation, optimizer=optimizer, verify=verify)
+
+    def _run(
+        self, source: Future[str], *, bias_propagation: bool, optimizer: torch.optim.Optimizer | None, verify: bool
+    ) -> Shrunk:
         held: dict[str, str] = {}
         for _ in range(_TRIALS):
             choice, held = self.fitting(held)
             if not choice.removed and (choice.asked or self.chooser is None):
                 raise SparsewoodError(self._nothing(choice, held))
             with self._stage("build"):
-                folded = self._fold(choice.keep, bias_propagation=bias_propagation)
-                choice = _with(choice, folded.keep)
-                built = build(folded.model, self.structure, choice.keep, folded.done.added)
+                filled = self._filled(choice.keep, bias_propagation=bias_propagation)
+                choice = _with(choice, filled.keep)
+                if not choice.removed and self.chooser is None:
+                    raise SparsewoodError(self._nothing(choice, held))
+                built = build(filled.model, self.structure, choice.keep, filled.done.added)
             try:
                 with self._stage("proof"):
-                    proof = self._prove(folded, built, choice.keep) if verify else self._unproven(built, choice.keep)
+                    prover = Prover(self.model, self.structure, self.inputs, self.generator)
+                    proof = prover.prove(filled, built) if verify else prover.assume(filled, built)
             except DoesNotRun as error:
                 new = self._groups_in(error.modules, choice.keep)
                 if not new or new.keys() <= held.keys():
@@ -307,7 +317,7 @@ class _Shrinking:
                 continue
             if self._is_slow(built, choice.keep):
                 continue
-            return self._finished(choice, held, folded, built, proof, optimizer)
+            return self._finished(_Result(choice, held, filled, built, proof), optimizer, source.result())
         raise SparsewoodError(
             f"{type(self.given).__name__} does not run without its units, whichever stay; last held: "
             f"{', '.join(list(held)[-3:])}. Protect these layers, or report the network."
@@ -327,32 +337,31 @@ class _Shrinking:
             )  # fmt: skip
         return again
 
-    def _budgeted(self, choice: Choice) -> Budgeted | None:
-        if self.wishes.budget is None:
+    def _budgeted(self, choice: Choice, after: Size) -> Budgeted | None:
+        budget = self.wishes.budget
+        if budget is None:
             return None
-        if self.rounds is None:
-            return Budgeted(self.wishes.budget, choice.allowed, choice.reached)
-        measured, predicted = self.timed or (None, self.rounds.times.predict(choice.keep))
-        return Budgeted(self.wishes.budget, self.rounds.allowed, measured, predicted)
+        if self.rounds is not None:
+            measured, predicted = self.timed or (None, self.rounds.times.predict(choice.keep))
+            return Budgeted(budget, self.rounds.allowed, measured, predicted)
+        reached = {Params: after.params, Bytes: after.bytes}.get(type(budget), choice.reached)
+        if reached is not None and choice.allowed is not None and reached > choice.allowed:
+            log.warning(
+                "%s: %d are allowed, %d are left with the biases that were made.", budget, choice.allowed, reached
+            )
+        return Budgeted(budget, choice.allowed, reached)
 
-    def _finished(
-        self,
-        choice: Choice,
-        held: Mapping[str, str],
-        folded: _Folded,
-        built: Built,
-        proof: Proof,
-        optimizer: torch.optim.Optimizer | None,
-    ) -> Shrunk:
-        edits = merged([*built.plan.edits, *proof.scales.edits])
-        plan = replace(built.plan, edits=edits, source=fingerprint(self.given), steps=(self._step(choice),))
+    def _finished(self, result: _Result, optimizer: torch.optim.Optimizer | None, source: str) -> Shrunk:
+        small, proof = result.built.model, result.proof
+        edits = merged([*result.built.plan.edits, *proof.scales.edits])
+        plan = replace(result.built.plan, edits=edits, source=source, steps=(self._step(result.choice),))
         before = attached(self.given)
         whole = plan if before is None else compose(before, plan)
-        attach(built.model, whole)
+        attach(small, whole)
+        report = self.report(result.choice, result.held, result.filled, proof, small)
         if optimizer is not None:  # last, since nothing may fail once it has changed
-            with self._stage("optimizer"):
-                carry(optimizer, _carried(self.given, built.model, plan), _added(built.model, plan.added))
-        return Shrunk(built.model, whole, self.report(choice, held, folded, proof, built.model))
+            carry(optimizer, _carried(self.given, small, plan), _added(small, plan.added))
+        return Shrunk(small, whole, report)
 
     def _step(self, choice: Choice) -> dict[str, Any]:
         """What was asked for and what stayed, for those who read a plan."""
@@ -386,27 +395,11 @@ class _Shrinking:
                 return found
         return {}
 
-    def _fold(self, keep: Keep, *, bias_propagation: bool) -> _Folded:
-        """The network with the constants or means of removed units in their readers' biases.
-
-        A constant that no number in a bias stands for, because zeros around an image cut it off, stays if masks asked
-        for its removal; else it goes like any other unit.
-        """
-        constants = constant_units(self.model, self.structure)
-        gone = {name: stays | ~constants[name] for name, stays in keep.items() if name in constants}
-        if not bias_propagation and all(stays.all() for stays in gone.values()):
-            return _Folded(self.model, keep, constants=gone)
-        reference = duplicate(self.model, double=False)
+    def _filled(self, keep: Keep, *, bias_propagation: bool) -> Filled:
+        """The network with the constants or means of removed units in their readers' biases."""
         if bias_propagation:
-            done = fold_means(reference, self.structure, keep, self._batches())
-            return _Folded(reference, keep, done)
-        done = fold_constants(reference, self.structure, gone, [self.inputs])
-        if self.wishes.masks is not None:
-            return _Folded(reference, _also(keep, done.borders), done, gone)
-        if done.borders:
-            reference = duplicate(self.model, double=False)
-            done = fold_constants(reference, self.structure, _also(gone, done.borders), [self.inputs])
-        return _Folded(reference, keep, done)
+            return fill_means(self.model, self.structure, keep, self._batches())
+        return fill_constants(self.model, self.structure, keep, self.inputs, stay=self.wishes.masks is not None)
 
     def _batches(self) -> Iterable[Any]:
         """Model inputs, one batch after the other."""
@@ -414,93 +407,16 @@ class _Shrinking:
             return [self.inputs]
         return (split_batch(batch, number)[0] for number, batch in enumerate(self.wishes.data))
 
-    def _unproven(self, built: Built, keep: Keep) -> Proof:
-        """Only fold widths, by the likeliest guess."""
-        return Proof(scales=fold_scales(built.model, self.structure, keep) if self._counted(keep) else Scales())
-
-    def _counted(self, keep: Keep) -> dict[str, tuple[str, ...]]:
-        """The groups that lose units which something counts, and what does."""
-        touched = [self.structure.group(name) for name, stays in keep.items() if not stays.all()]
-        return {group.name: group.inexact for group in touched if not group.exact}
-
-    def _prove(self, folded: _Folded, built: Built, keep: Keep) -> Proof:
-        """Run the masked and the small network; raises `SparsewoodError` if they differ where they should not.
-
-        Widths are folded into weights in the precision of the comparison, and then in that of the network.
-        """
-        given = self.wishes.masks is not None  # then the masked network is there, and its units are constants
-        large, silenced = (self.model, {}) if given else (folded.model, keep)
-        probe = Probe(large, self.inputs, self.generator, training=False)
-        limit = tolerance(probe, _EXACT)
-        small = self._folded_again(probe, folded, keep) if given else probe.of(built.model)
-        references = masked_outputs(probe, self.structure, silenced)
-        inexact = self._counted(keep)
-        scales, scaled = self._scales(probe, small, references, keep, limit) if inexact else (Scales(), small)
-        apply_scalings(built.model, scales.scalings)
-        apply_edits(built.model, scales.edits)
-        found = distance(probe, scaled, references)
-        conditions = tuple(one.name for one, _ in references)
-        proof = Proof(found, None, found <= limit, {}, conditions, tuple(probe.notes), scales)
-        if proof.exact:
-            return proof
-        if not inexact:
-            raise SparsewoodError(self._differs(found, limit, proof.conditions))
-        proven = self._proven(probe, small, folded, keep, silenced, inexact)
-        if proven is not None and proven > limit:
-            raise SparsewoodError(self._differs(proven, limit, proof.conditions))
-        return replace(proof, proven=proven, inexact=inexact, notes=(*proof.notes, *scales.reasons))
-
-    def _folded_again(self, probe: Probe, folded: _Folded, keep: Keep) -> nn.Module:
-        """The small network, with constants folded in the precision of the comparison."""
-        reference = probe.of(self.model)
-        done = fold_constants(reference, self.structure, folded.constants, [probe.inputs])
-        return build(reference, self.structure, keep, done.added).model
-
-    def _scales(
-        self, probe: Probe, small: nn.Module, references: References, keep: Keep, limit: float
-    ) -> tuple[Scales, nn.Module]:
-        """Widths folded into a copy of `small`; nothing, if that makes no great difference."""
-        scaled = copy.deepcopy(small)
-        scales = fold_scales(scaled, self.structure, keep, lambda: distance(probe, scaled, references), enough=limit)
-        if distance(probe, scaled, references) > max(limit, distance(probe, small, references) / 10):
-            return Scales(reasons=scales.reasons), small
-        return scales, scaled
-
-    def _proven(
-        self, probe: Probe, small: nn.Module, folded: _Folded, keep: Keep, silenced: Keep, inexact: Iterable[str]
-    ) -> float | None:
-        """How far all but the inexact differs: with normalisations that leave out what is gone, or without the groups.
-
-        `None` if there is nothing else.
-        """
-        places = normalizers(probe.model, self.structure, keep, inexact)
-        if places is not None:
-            return distance(probe, small, masked_outputs(probe, self.structure, silenced, places, small))
-        rest = {name: stays for name, stays in keep.items() if name not in inexact}
-        if all(stays.all() for stays in rest.values()) or Sizes(self.structure, rest).failures():
-            return None
-        large = self.model if self.wishes.masks is not None else folded.model
-        again = Probe(large, self.inputs, self.generator, training=False)
-        smaller = again.of(build(folded.model, self.structure, rest, folded.done.added).model)
-        return distance(again, smaller, masked_outputs(again, self.structure, rest if silenced else {}))
-
-    def _differs(self, found: float, limit: float, conditions: Sequence[str]) -> str:
-        return (
-            f"The small {type(self.given).__name__} differs from the masked one by {found:.2g}, more than {limit:.1g} "
-            f"({' and '.join(conditions)}): removing these units is not the same as masking them, although the trace "
-            "says so. The model is as it was. Please report the network; protect=[...] leaves layers out."
-        )
-
     def report(
         self,
         choice: Choice,
         held: Mapping[str, str],
-        folded: _Folded | None = None,
+        filled: Filled | None = None,
         proof: Proof | None = None,
         small: nn.Module | None = None,
     ) -> ShrinkReport:
         """What was or would be removed."""
-        proof = proof or Proof()
+        proof = proof or Proof(inexact=counted(self.structure, choice.keep))
         everything = {group.name: np.ones(group.units, bool) for group in self.structure.prunable}
         before, after = (
             Size(self.costs.params(keep), self.costs.macs(keep), self.costs.bytes(keep))
@@ -523,48 +439,32 @@ class _Shrinking:
             max_difference=proof.difference,
             proven=proof.proven,
             exact=proof.exact,
+            rounding=proof.rounding,
             inexact=proof.inexact,
             held={**choice.held, **held},
             barriers=self.structure.barriers,
             conditions=proof.conditions,
             notes=proof.notes,
-            folded={} if folded is None else folded.done.spread,
-            budget=self._budgeted(choice),
+            folded={} if filled is None else filled.done.spread,
+            budget=self._budgeted(choice, after),
             seconds=dict(self.seconds),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _Folded:
-    """The full network with changed biases, what stays of it, what folding says, and where it found constants."""
-
-    model: nn.Module
-    keep: Keep
-    done: Folded = field(default_factory=Folded)
-    constants: Keep = field(default_factory=dict)
-
-
-def _also(keep: Keep, units: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What stays if these units stay, too."""
-    return {name: stays | units[name] if name in units else stays for name, stays in keep.items()}
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What comparing the networks gave; see `ShrinkReport`."""
-
-    difference: float | None = None
-    proven: float | None = None
-    exact: bool = False
-    inexact: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    conditions: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    scales: Scales = field(default_factory=Scales)
 
 
 def _bytes(model: nn.Module) -> int:
     tensors = named_tensors(model)
     return sum(tensors[name].numel() * size for name, size in element_sizes(model).items())
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """What came out, before anything is told of it."""
+
+    choice: Choice
+    held: Mapping[str, str]
+    filled: Filled
+    built: Built
+    proof: Proof
 
 
 def _with(choice: Choice, keep: Keep) -> Choice:

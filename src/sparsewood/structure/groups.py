@@ -46,6 +46,7 @@ def assemble(trace: Tracer, *, attention: str = "heads") -> Structure:
         parameters=frozenset(trace.parameters),
         fallback=trace.fallback,
         training_error=trace.training_error,
+        in_training=trace.in_training,
         branches=tuple(dict.fromkeys(trace.branches)),
         inexact=tuple(trace.inexact_rows),
     )

@@ -18,7 +18,7 @@ from sparsewood.structure.kept import attributes_kept
 from sparsewood.structure.modes import Functions, Operations, modules_of
 from sparsewood.structure.tracer import NeedsValues, Tracer
 
-__all__ = ["run"]
+__all__ = ["outputs_of", "run"]
 
 _MAX_PASSES = 16
 _NO_OUTPUT = "no tensor was found in what the network returns"
@@ -96,6 +96,7 @@ def _mode_watched(tracer: Tracer) -> Iterator[None]:
 def _in_training(model: nn.Module, names: Mapping[int, str], example_inputs: Any, tracer: Tracer) -> None:
     """What is done in training only (auxiliary heads) belongs to the structure too."""
     used, fallback = set(tracer.used), tracer.fallback
+    tracer.in_training = True
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):  # it refuses one value per channel
@@ -124,7 +125,7 @@ def _forward(model: nn.Module, names: Mapping[int, str], example_inputs: Any, tr
         stack.enter_context(Functions(tracer))
         stack.enter_context(_mode_watched(tracer))
         output = inputs.call(model, prepared)
-    found = list(_outputs(output)) or list(_inside(output, 3))
+    found = outputs_of(output)
     for tensor in found:
         tracer.finish(tensor)
     if not found:
@@ -139,6 +140,15 @@ def _input(tensor: Tensor, tracer: Tracer) -> Tensor:
         stand_in = meta_like(tensor)
     set_axes(stand_in, Axes((None,) * tensor.dim(), (False,) * tensor.dim()))
     return stand_in
+
+
+def outputs_of(value: Any) -> list[Tensor]:
+    """The tensors that count as outputs; those in objects that are no containers only if there are no others.
+
+    >>> outputs_of({"logits": torch.ones(1), "cache": object()})
+    [tensor([1.])]
+    """
+    return list(_outputs(value)) or list(_inside(value, 3))
 
 
 def _outputs(value: Any) -> Iterable[Tensor]:

@@ -61,6 +61,7 @@ class Record:
     `group_of[component]` is the index of its group in `Structure.groups`, -1 if it owns no parameter; `unit_of` its
     unit there. `reasons_of` gives the reasons that froze a component. `edges` are the pairs of labels that each step
     united, `steps[number]` that step; `inexact` the rows whose removal differs from zeroing, how, and at which step.
+    `in_training` says whether train mode was followed, too.
     """
 
     component: np.ndarray
@@ -78,5 +79,6 @@ class Record:
     parameters: frozenset[str]
     fallback: str = ""
     training_error: str = ""
+    in_training: bool = False
     branches: tuple[str, ...] = ()
     inexact: tuple[tuple[np.ndarray, str, int], ...] = ()

@@ -80,6 +80,7 @@ class Tracer(Labels):
         self.sizes: list[Any] = []
         self.fallback = ""
         self.training_error = ""
+        self.in_training = False
         self._current: Op | None = None
         self._twins: dict[int, Tensor] = {}
         self._twin_names: dict[int, str] = {}

@@ -220,8 +220,8 @@ def _check(structure: Structure, element_scores: object) -> None:
                 f"The scores of {name!r} have shape {tuple(scores.shape)}, the parameter has {shape}. "
                 "Scores have one number for each element."
             )
-        bad = int(scores.isnan().sum())
-        if bad:
+        if bool(scores.sum().isnan()) and bool(scores.isnan().any()):
+            bad = int(scores.isnan().sum())
             raise SparsewoodError(
                 f"{bad} of {scores.numel()} scores of {name!r} are NaN: selecting by them would mean nothing. Check "
                 "the weights, and the loss if the scores use gradients."
