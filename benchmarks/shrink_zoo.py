@@ -11,27 +11,20 @@ float64 without a reason, makes the exit status 1.
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from zoo import limited
-from zoo_models import SMALL, Entry, entries
+from zoo import run
+from zoo_models import Entry
 
 import sparsewood as sw
 from sparsewood.structure.names import short
 
-LIMIT = 600
 EXACT = 1e-9
 
 
@@ -112,7 +105,8 @@ def show(row: Row) -> None:
     before, after = zip(row.params, row.macs, strict=True)
     print(
         f"| {row.model} | {row.seconds:.1f} | {row.units[1]} of {row.units[0]} "
-        f"| {short(before[0])} -> {short(after[0])} | {short(before[1])} -> {short(after[1])} | {row.difference:.0e} | {verdict} |"
+        f"| {short(before[0])} -> {short(after[0])} | {short(before[1])} -> {short(after[1])} | {row.difference:.0e} "
+        f"| {verdict} |"
     )
 
 
@@ -134,33 +128,11 @@ def summary(rows: Sequence[Row]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="PATTERN", default="*", help="names to run, as 'timm:*' or '*resnet*'")
-    parser.add_argument("--small", action="store_true", help="a dozen that are quick to build")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    chosen = [
-        one for one in entries() if fnmatchcase(one.name, options.only) and (not options.small or one.name in SMALL)
-    ]
-    print("| model | seconds | units removed | parameters | MACs | difference | |")
-    print("|---|---:|---:|---:|---:|---:|---|")
-    rows = []
-    for number, entry in enumerate(chosen, 1):
-        print(f"[{number}/{len(chosen)}] {entry.name}", file=sys.stderr, flush=True)
-        try:
-            with limited(LIMIT):
-                rows.append(measure(entry))
-        except Exception as error:  # one network must not hide the others
-            rows.append(Row(entry.name, raised=f"{type(error).__name__}: {error}"))
-        show(rows[-1])
-        sys.stdout.flush()
-        gc.collect()
-        if options.json:
-            options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
-    summary(rows)
-    return int(any(row.raised for row in rows))
+    header = (
+        "| model | seconds | units removed | parameters | MACs | difference | |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    )
+    return run(__doc__, header, measure, lambda name, error: Row(name, raised=error), show, summary)
 
 
 if __name__ == "__main__":

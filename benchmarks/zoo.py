@@ -17,11 +17,12 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from zoo_models import SMALL, Entry, entries
@@ -146,8 +147,33 @@ def summary(rows: Sequence[Row]) -> None:
         print(f"- {gap}: {len(models)} ({', '.join(models[:4])}{', ...' if len(models) > 4 else ''})")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+class Found(Protocol):
+    """A row, as far as `run` knows it: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def raised(self) -> str:
+        """The error, if there was one."""
+        ...
+
+
+R = TypeVar("R", bound=Found)
+
+
+def run(
+    document: str | None,
+    header: Sequence[str],
+    measure: Callable[[Entry], R],
+    failed: Callable[[str, str], R],
+    show: Callable[[R], None],
+    summary: Callable[[Sequence[R]], None],
+) -> int:
+    """Measure the networks that the command line names, and show a line of each as soon as it is known.
+
+    `failed` makes the row of a network, by its name, that raised an error. Returns the exit status.
+    """
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="PATTERN", default="*", help="names to run, as 'timm:*' or '*resnet*'")
     parser.add_argument("--small", action="store_true", help="a dozen that are quick to build")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
@@ -157,16 +183,15 @@ def main() -> int:
     chosen = [
         one for one in entries() if fnmatchcase(one.name, options.only) and (not options.small or one.name in SMALL)
     ]
-    print("| model | seconds | units | groups | prunable | inexact units | barriers | pass |")
-    print("|---|---:|---:|---:|---:|---:|---:|---|")
-    rows = []
+    print(*header, sep="\n")
+    rows: list[R] = []
     for number, entry in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {entry.name}", file=sys.stderr, flush=True)
         try:
             with limited(LIMIT):
                 rows.append(measure(entry))
         except Exception as error:  # one network must not hide the others
-            rows.append(Row(entry.name, raised=f"{type(error).__name__}: {error}"))
+            rows.append(failed(entry.name, f"{type(error).__name__}: {error}"))
         show(rows[-1])
         sys.stdout.flush()
         gc.collect()
@@ -174,6 +199,14 @@ def main() -> int:
             options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
     summary(rows)
     return int(any(row.raised for row in rows))
+
+
+def main() -> int:
+    header = (
+        "| model | seconds | units | groups | prunable | inexact units | barriers | pass |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    )
+    return run(__doc__, header, measure, lambda name, error: Row(name, raised=error), show, summary)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "from torch import nn\n"
         "def tokens(): return nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 8), nn.Linear(8, 2))\n"
         "def whole(): return nn.Linear(3, 2)\n"
+        "def normal(): return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 2))\n"
     )
     (tmp_path / "bare.yaml").write_text(BARE)
     monkeypatch.chdir(tmp_path)
@@ -146,7 +147,7 @@ def test_accuracy_after_each_step(done: Path) -> None:
     assert validation["least squares"] > validation["shrunk"]
     assert set(values["recovery"]) == {"least squares", "recalibrated", "fine-tuned"}  # pyright: ignore
     assert list(values["test"]) == ["dense", "small"]  # pyright: ignore
-    row = measure(done, "validation, shrunk")
+    row = measure(done, "validation, right after shrinking (bias propagation)")
     assert (float(row["before"]), float(row["after"])) == (validation["dense"], validation["shrunk"])
 
 
@@ -193,7 +194,14 @@ def test_without_data(bare: Path, capsys: Captured) -> None:
     assert "validation" not in out
     assert "latency" not in out
     root = Path("runs/bare")
-    assert sorted(line.strip() for line in out.splitlines()[-len(FILES) :]) == [str(root / name) for name in FILES]
+    lines = out.splitlines()
+    assert lines[-1] == f'  sw.load("{root}", model=...)'
+    assert sorted(line.strip() for line in lines[-2 - len(FILES) : -2]) == [str(root / name) for name in FILES]
+    assert [line.split() for line in lines if line.startswith("features.")] == [
+        [name, "8", str(group["after"]), str(8 - group["after"])]
+        for name, group in summary(root)["units"].items()  # pyright: ignore
+        if name.startswith("features.")
+    ]
     values = summary(root)
     assert (values["removed"], values["asked"], values["dataset"], values["test"]) == (24, 24, None, {})
     assert values["inputs"] == "float32[1, 1, 8, 8] on cpu"
@@ -276,7 +284,45 @@ def test_a_preview_before_the_training(bare: Path, capsys: Captured) -> None:
     assert not Path("runs").exists()
 
 
+def test_what_is_not_exact_is_named(bare: Path, capsys: Captured) -> None:
+    """A LayerNorm counts the units of the layer before it: named before and after, with the difference."""
+    arguments = ["shrink", str(bare), "--set", f"model={OWN}:normal", "--set", "inputs=['4,6']", "--output", "out"]
+    assert main([*arguments, "--preview"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    where = told.index("Perhaps not the same as masking, which only a comparison can tell:")
+    assert told[where + 1].startswith("  0: ")
+    assert "This was a preview: no network was changed or written." in told
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert f"Not the same as masking:\n{told[where + 1]}\n" in out
+    assert "because for 1 group removing is not masking." in out
+    values = summary(Path("out"))
+    assert (list(values["inexact"]), values["exact"]) == (["0"], False)  # pyright: ignore
+    assert values["max_difference"] > 1e-6  # pyright: ignore
+
+
+def test_a_preview_says_where_times_are_kept(bare: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSEWOOD_CACHE", str(bare.parent / "times"))
+    assert main(["shrink", str(bare), "--preview", "--set", "shrink={budget: {name: Latency, fraction: 0.95}}"]) == 0
+    assert f"kept in '{bare.parent / 'times'}'" in capsys.readouterr().out
+    assert any((bare.parent / "times").iterdir())
+
+
 # ---------------------------------------------------------------- errors
+
+
+def test_a_network_of_another_model_is_not_overwritten(bare: Path, capsys: Captured) -> None:
+    assert main(["shrink", str(bare), "--output", "out"]) == 0
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    other = ["--set", f"model={OWN}:normal", "--set", "inputs=['4,6']"]
+    capsys.readouterr()
+    assert main(["shrink", str(bare), *other, "--output", "out"]) == 2
+    assert capsys.readouterr().err == (
+        "sparsewood: Directory 'out' holds the network of another model, small_conv; this recipe's is "
+        f"{OWN}:normal. Choose another directory with --output, or remove that one.\n"
+    )
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+    assert main(["shrink", str(bare), "--output", "out", "--set", "shrink.sparsity=0.25"]) == 0
 
 
 @pytest.mark.parametrize(

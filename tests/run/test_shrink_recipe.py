@@ -83,6 +83,8 @@ def test_a_whole_recipe() -> None:
         ("scope={conv*: 0.2}", "scope", Named({"conv*": 0.2})),
         ("least_squares=true", "least_squares", True),
         ("samples=null", "samples", None),
+        ("protect=features.*", "protect", "features.*"),
+        ("protect=[hidden, features.0]", "protect", ("hidden", "features.0")),
     ],
 )
 def test_values_of_the_section(setting: str, field: str, value: object) -> None:
@@ -138,6 +140,10 @@ def test_what_a_recipe_needs() -> None:
 def test_each_command_knows_the_other_ones_recipes(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"r.yaml, line 10: shrink: this is a recipe for `sparsewood shrink`"):
         parse_recipe(WHOLE, "r.yaml")
+    with pytest.raises(RecipeError) as caught:
+        load_shrink_recipe(Path(__file__).parents[2] / "recipes" / "digits_small_conv.yaml", ["shrink.sparsity=0.7"])
+    assert str(caught.value).count("\n") == 0
+    assert "this is a recipe for `sparsewood run`, not for `sparsewood shrink`" in str(caught.value)
     with pytest.raises(SparsewoodError, match="Cannot read recipe"):
         load_shrink_recipe(tmp_path / "none.yaml")
 

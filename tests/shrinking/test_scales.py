@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 import sparsewood as sw
 from sparsewood.shrinking.build import build
-from sparsewood.shrinking.plan import Edit
+from sparsewood.shrinking.plan import Edit, Scaling
 from sparsewood.shrinking.proof import Probe, distance, masked_outputs
-from sparsewood.shrinking.scales import Folded, Scaling, apply_scalings, fold_scales
+from sparsewood.shrinking.scales import Scales, apply_scalings, fold_scales
 from sparsewood.testing.toys.toy import Network
 
 _TOKENS = torch.Generator().manual_seed(3)
@@ -41,12 +41,12 @@ class _Case:
     def far(self, small: nn.Module) -> float:
         return distance(self.probe, self.probe.of(small), masked_outputs(self.probe, self.structure, self.keep))
 
-    def guessed(self) -> tuple[Folded, float]:
+    def guessed(self) -> tuple[Scales, float]:
         small = self.small()
         assert self.far(small) > 1e-3, "nothing to fold"
         return fold_scales(small, self.structure, self.keep), self.far(small)
 
-    def tried(self) -> tuple[Folded, float]:
+    def tried(self) -> tuple[Scales, float]:
         small = self.small()
         folded = fold_scales(small, self.structure, self.keep, lambda: self.far(small))
         return folded, self.far(small)
@@ -90,7 +90,7 @@ def test_root_mean_square(norm: Callable[[], nn.Module], name: str) -> None:
     case = _Case(_normed(norm()))
     folded, far = case.guessed()
     assert far < 1e-12
-    assert folded.made_exact == case.inexact == {"0"}
+    assert case.inexact == {"0"}
     assert folded.edits == (Edit("1", name, (), 1e-3, 1e-3 * 8 / 3),)
     (scaling,) = folded.scalings
     assert (scaling.param, scaling.factor) == ("1.weight", pytest.approx((8 / 3) ** 0.5))
@@ -103,7 +103,7 @@ def test_no_epsilon_of_its_own() -> None:
     case = _Case(_normed(nn.RMSNorm(8)))
     folded, far = case.guessed()
     assert far < 1e-12
-    assert (folded.edits, folded.made_exact) == ((), {"0"})
+    assert (len(folded.scalings), folded.edits) == (1, ())
 
 
 def test_two_small_numbers() -> None:
@@ -128,7 +128,7 @@ def test_written_epsilon() -> None:
     case = _Case(Network(run, embed=nn.Linear(6, 8), weight=nn.Parameter(torch.ones(8)), head=nn.Linear(8, 3)))
     folded, far = case.guessed()
     assert 1e-9 < far < 1e-2
-    assert (len(folded.scalings), folded.made_exact) == (1, frozenset())
+    assert len(folded.scalings) == 1
     assert folded.reasons == ("Network: what is added to its mean square is not among its attributes",)
 
 
@@ -145,13 +145,13 @@ def test_shared_epsilon_and_residuals() -> None:
     folded, far = case.guessed()
     assert far < 1e-12
     assert {one.param: one.offset for one in folded.scalings} == {"first.weight": 0.0, "second.weight": 1.0}
-    assert folded.made_exact == {"embed"}
+    assert not folded.reasons
 
 
 def test_no_weight() -> None:
     case = _Case(_normed(nn.RMSNorm(8, elementwise_affine=False)))
     folded, _ = case.guessed()
-    assert (folded.scalings, folded.edits, folded.made_exact) == ((), (), frozenset())
+    assert (folded.scalings, folded.edits) == ((), ())
     assert folded.reasons == ("1: a mean over units, behind which no weight scales them",)
 
 
@@ -171,7 +171,7 @@ def test_weight_that_is_used_elsewhere() -> None:
 def test_layer_norm_stays_inexact(norm: nn.Module) -> None:
     folded, far = _Case(_normed(norm)).tried()
     assert far > 1e-3
-    assert folded == Folded() or (folded.scalings, folded.made_exact) == ((), frozenset())
+    assert not folded.scalings
 
 
 def test_a_mean_that_is_no_norm() -> None:
@@ -183,7 +183,7 @@ def test_a_mean_that_is_no_norm() -> None:
 
     case = _Case(Network(run, embed=nn.Linear(6, 8), weight=nn.Parameter(torch.ones(8)), head=nn.Linear(8, 3)))
     folded, _ = case.guessed()
-    assert (folded.scalings, folded.made_exact) == ((), frozenset())
+    assert not folded.scalings
     assert "no weight scales them" in folded.reasons[0]
 
 
@@ -237,8 +237,8 @@ def test_scale_of_attention(model: Callable[[], nn.Module], scaled: dict[str, in
     case = _Case(model(), attention="head_dims")
     folded, far = case.guessed()
     assert far < 1e-12
-    assert folded.made_exact == case.inexact
     assert case.inexact
+    assert not folded.reasons
     by_attention = [one for one in folded.scalings if one.factor < 1]
     assert {one.param: len(one.positions) for one in by_attention} == scaled
     assert all(one.factor == pytest.approx(0.5**0.5) for one in by_attention)
@@ -250,7 +250,7 @@ def test_where_the_queries_stand_is_found_by_trying() -> None:
     assert case.guessed()[1] > 1e-3
     folded, far = case.tried()
     assert far < 1e-12
-    assert folded.made_exact == case.inexact
+    assert not folded.reasons
 
 
 def test_nothing_is_changed_if_it_is_no_better() -> None:
@@ -259,7 +259,7 @@ def test_nothing_is_changed_if_it_is_no_better() -> None:
     before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
     folded = fold_scales(small, case.structure, case.keep, lambda: 1.0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in small.state_dict().items())
-    assert (folded.scalings, folded.made_exact) == ((), frozenset())
+    assert not folded.scalings
     assert folded.reasons == ("Network: no weight was found that makes up for its width",)
 
 
@@ -274,7 +274,8 @@ def test_replaced_attention_keeps_its_scale() -> None:
     small = case.small()
     folded = fold_scales(small, case.structure, case.keep)
     assert case.far(small) < 1e-12
-    assert folded.made_exact == case.inexact == {"attention.in_proj_weight"}
+    assert case.inexact == {"attention.in_proj_weight"}
+    assert not folded.reasons
     assert not folded.scalings
 
 
@@ -304,4 +305,4 @@ def test_nothing_removed() -> None:
     case = _Case(_normed(nn.RMSNorm(8)))
     whole = {name: np.ones_like(units) for name, units in case.keep.items()}
     folded = fold_scales(case.small(), case.structure, whole, lambda: pytest.fail("there is nothing to try"))
-    assert folded == Folded() or not (folded.scalings or folded.edits or folded.made_exact or folded.reasons)
+    assert (folded.scalings, folded.edits, folded.reasons) == ((), (), ())

@@ -25,8 +25,11 @@ def no_progress(doing: str, steps: int = 1, /) -> None:
 
 
 @contextmanager
-def progress(total: int, *, quiet: bool = False, seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Advance]:
-    """Yield what is to be called after each of `total` steps. All that is shown goes to standard error."""
+def progress(total: int | None, *, quiet: bool = False, seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Advance]:
+    """Yield what is to be called after each of `total` steps. All that is shown goes to standard error.
+
+    A `total` of None says that nobody knows how many there are: then neither a share nor the time left is shown.
+    """
     if quiet:
         yield no_progress
     elif sys.stderr.isatty():
@@ -37,32 +40,28 @@ def progress(total: int, *, quiet: bool = False, seconds: float = SECONDS_BETWEE
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Advance]:
+def _bar(total: int | None) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         Progress,
+        ProgressColumn,
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
-    columns = (
-        TextColumn("{task.description:<40}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("time"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    columns: list[ProgressColumn] = [TextColumn("{task.description:<40}"), BarColumn()]
+    columns += [TaskProgressColumn()] if total is not None else []
+    columns += [TextColumn("time"), TimeElapsedColumn()]
+    columns += [TextColumn("left"), TimeRemainingColumn()] if total is not None else []
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda doing, steps=1, /: bar.update(task, advance=steps, description=doing)
 
 
-def _lines(total: int, seconds: float) -> Advance:
+def _lines(total: int | None, seconds: float) -> Advance:
     start = shown = time.monotonic()
     done = 0
 
@@ -72,6 +71,9 @@ def _lines(total: int, seconds: float) -> Advance:
         now = time.monotonic()
         if now - shown >= seconds:
             shown = now
+            if total is None:
+                print(f"{now - start:.0f} s: {doing}", file=sys.stderr, flush=True)
+                return
             left = max((now - start) / max(done, 1) * (total - done), 0.0)
             share = 100 * done / max(total, done, 1)
             # The first steps are no measure: they wait for data, and for other processes to start.

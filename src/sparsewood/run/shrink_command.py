@@ -11,6 +11,7 @@ from typing import Any
 
 from sparsewood.errors import OutputError
 from sparsewood.files import writable_directory
+from sparsewood.measurement.layer_times import cache_directory
 from sparsewood.run import shrink_outputs as outputs
 from sparsewood.run.calls import importable
 from sparsewood.run.directory import locked, write_text
@@ -19,6 +20,7 @@ from sparsewood.run.show import show
 from sparsewood.run.shrink_recipe import ShrinkRecipe, load_shrink_recipe
 from sparsewood.run.shrink_work import Work
 from sparsewood.run.threads import threads
+from sparsewood.shrinking.budgets import Latency
 
 __all__ = ["shrink_recipe"]
 
@@ -72,8 +74,11 @@ def _preview(recipe: ShrinkRecipe) -> dict[str, Any]:
     show(outputs.rows_table(found, outputs.title(recipe, report)))
     print()
     show(outputs.group_table(report, "Units of each group"))
-    print("", *outputs.budget(report), *outputs.what_stays(report), sep="\n")
-    print("\nNothing was changed or written.", _weights(work), sep="\n")
+    told = [*outputs.budget(report), *outputs.inexact(report), *outputs.what_stays(report)]
+    print("", *told, "", "This was a preview: no network was changed or written.", sep="\n")
+    if isinstance(recipe.shrink.budget, Latency):
+        print(f"The times of layers that it took are kept in '{cache_directory()}'.")
+    print(_weights(work))
     return outputs.preview_values(recipe, report, found)
 
 
@@ -89,7 +94,17 @@ def _weights(work: Work) -> str:
     return "The network is not trained yet; when it is, its weights may choose units of other groups."
 
 
+def _refuse_another_model(recipe: ShrinkRecipe) -> None:
+    there = outputs.model_there(recipe.directory)
+    if there is not None and there != recipe.model.name:
+        raise OutputError(
+            f"Directory '{recipe.directory}' holds the network of another model, {there}; this recipe's is "
+            f"{recipe.model.name}. Choose another directory with --output, or remove that one."
+        )
+
+
 def _carry_out(recipe: ShrinkRecipe, *, quiet: bool) -> dict[str, Any]:
+    _refuse_another_model(recipe)
     root = writable_directory(recipe.directory)
     with locked(root):
         work = Work(recipe)
@@ -102,13 +117,15 @@ def _carry_out(recipe: ShrinkRecipe, *, quiet: bool) -> dict[str, Any]:
             stored = outputs.save_network(root, outcome)
             tested = work.tested(outcome)
         split, report = work.split, outcome.shrunk.report
-        found = outputs.rows(outcome, tested, stored)
+        found = outputs.rows(outcome, tested, stored, filled=recipe.shrink.bias_propagation)
         values = outputs.all_values(recipe, outcome, tested, found, split)
         paths = outputs.write_all(root, recipe, found, values)
     data = "" if split is None else split.name + (f" ({split.note})" if split.note else "")
     show(outputs.rows_table(found, outputs.title(recipe, report, data)))
+    print()
+    show(outputs.group_table(report, "Units of each group"))
     recovered = [f"{name}: {note}" for name, note in outcome.notes.items()]
-    told = [*outputs.budget(report), outputs.proven(report), _weights(work), *recovered]
-    print("", *told, *outputs.what_stays(report), sep="\n")
-    print("\nWritten:", *(f"  {path}" for path in paths), sep="\n")
+    proof = [outputs.proven(report), *outputs.inexact(report), *outputs.notes(report)]
+    print("", *outputs.budget(report), *proof, _weights(work), *recovered, *outputs.what_stays(report), sep="\n")
+    print("\nWritten:", *(f"  {path}" for path in paths), *outputs.loading(root, recipe), sep="\n")
     return values

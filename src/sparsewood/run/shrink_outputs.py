@@ -9,24 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from sparsewood.data.split import Split
+from sparsewood.errors import SparsewoodError
 from sparsewood.files import writable_directory
 from sparsewood.measurement import Evaluation, Latency, count
 from sparsewood.report.rows import to_csv
 from sparsewood.report.table import Table
+from sparsewood.run import yamlfile
 from sparsewood.run.canonical import written
 from sparsewood.run.directory import write_json, write_text
 from sparsewood.run.provenance import machine, versions
+from sparsewood.run.recipe import text_of
 from sparsewood.run.shrink_recipe import ShrinkRecipe, effective_shrink_recipe
 from sparsewood.run.shrink_work import Outcome
 from sparsewood.shrinking.files import PLAN, WEIGHTS, save
 from sparsewood.shrinking.report import ShrinkReport
 from sparsewood.structure import Barrier
+from sparsewood.structure.names import counted
 
 __all__ = [
     "Row",
     "all_values",
     "budget",
     "group_table",
+    "inexact",
+    "loading",
+    "model_there",
+    "notes",
     "preview_rows",
     "preview_values",
     "proven",
@@ -40,6 +48,8 @@ __all__ = [
 
 FORMAT, VERSION = "sparsewood shrink", 1
 SUMMARY, TABLE, RECIPE = "shrink.json", "shrink.csv", "recipe.yaml"
+NOT_MASKING = "Not the same as masking:"
+PERHAPS_NOT_MASKING = "Perhaps not the same as masking, which only a comparison can tell:"
 MOST_REASONS = 12
 MOST_NAMES = 6
 
@@ -75,8 +85,10 @@ def preview_rows(report: ShrinkReport) -> list[Row]:
     ]
 
 
-def rows(outcome: Outcome, tested: Mapping[str, Evaluation], stored: tuple[int, int]) -> list[Row]:
-    """All that was measured; `stored` are the bytes of the two networks' files."""
+def rows(
+    outcome: Outcome, tested: Mapping[str, Evaluation], stored: tuple[int, int], *, filled: bool = False
+) -> list[Row]:
+    """All that was measured; `stored` are the bytes of the two networks' files, `filled` says that means were left."""
     report = outcome.shrunk.report
     found = [
         _size("parameters", "", count(outcome.dense).params, count(outcome.shrunk.model).params),
@@ -87,7 +99,10 @@ def rows(outcome: Outcome, tested: Mapping[str, Evaluation], stored: tuple[int, 
     validation = dict(outcome.validation)
     dense = validation.pop("dense", None)
     if dense is not None:
-        found += [_accuracy(f"validation, {name}", dense, one) for name, one in validation.items()]
+        # Means are part of the cut, so that there is no network without them that could be measured.
+        first = "right after shrinking" + (" (bias propagation)" if filled else "")
+        labels = {"shrunk": first}
+        found += [_accuracy(f"validation, {labels.get(name, name)}", dense, one) for name, one in validation.items()]
     if tested:
         found.append(_accuracy("test", tested["dense"], tested["small"]))
     return found
@@ -188,12 +203,31 @@ def proven(report: ShrinkReport) -> str:
             "Computes what the masked network does: the largest relative difference of outputs is "
             f"{report.max_difference:.1g} in float64."
         )
-    reasons = sorted({reason for each in report.inexact.values() for reason in each})
     rest = "" if report.proven is None else f" All other removals: {report.proven:.1g}."
     return (
         f"Differs from the masked network by {report.max_difference:.2g}, relative to the largest output, because for "
-        f"{len(report.inexact)} groups removing is not masking ({', '.join(reasons)}).{rest}"
+        f"{counted(len(report.inexact), 'group')} removing is not masking.{rest}"
     )
+
+
+def inexact(report: ShrinkReport) -> Iterator[str]:
+    """The groups for which removing is not masking, and the reasons; where nothing was compared, it may be exact."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reasons in report.inexact.items():
+        by_reason.setdefault(", ".join(reasons), []).append(name)
+    if by_reason:
+        yield NOT_MASKING if report.verified else PERHAPS_NOT_MASKING
+        yield from (f"  {_listed(names)}: {reason}" for reason, names in by_reason.items())
+
+
+def notes(report: ShrinkReport) -> list[str]:
+    """What the comparison could not try."""
+    return [f"Note: {note}" for note in report.notes]
+
+
+def loading(root: Path, recipe: ShrinkRecipe) -> list[str]:
+    """How the network is loaded again."""
+    return [f"To load it, with a freshly built {recipe.model.name} of full size:", f'  sw.load("{root}", model=...)']
 
 
 def title(recipe: ShrinkRecipe, report: ShrinkReport, data: str = "") -> str:
@@ -205,6 +239,20 @@ def title(recipe: ShrinkRecipe, report: ShrinkReport, data: str = "") -> str:
 
 
 # ---------------------------------------------------------------- files
+
+
+def model_there(root: Path) -> str | None:
+    """The model whose small network an earlier command wrote; None if there is none, or nothing says which."""
+    recipe = root / RECIPE
+    if not (root / PLAN).is_file() or not recipe.is_file():
+        return None
+    try:
+        tree = yamlfile.read(text_of(recipe), str(recipe)).value
+    except SparsewoodError:
+        return None
+    model = tree["model"].value if isinstance(tree, dict) and "model" in tree else None
+    name = model["name"].value if isinstance(model, dict) and "name" in model else model
+    return name if isinstance(name, str) else None
 
 
 def save_network(root: Path, outcome: Outcome) -> tuple[int, int]:
@@ -242,6 +290,7 @@ def preview_values(recipe: ShrinkRecipe, report: ShrinkReport, found: Sequence[R
         "removed": report.removed,
         "measures": [asdict(row) for row in found],
         "units": {name: {"before": units, "after": kept} for name, (kept, units) in report.units.items()},
+        "inexact": {name: list(reasons) for name, reasons in report.inexact.items()},
         "held": dict(report.held),
         "stays": [{"why": why, "parameters": count} for why, count in _by_reason(report.barriers).items()],
     }
@@ -262,7 +311,7 @@ def all_values(
         "verified": report.verified,
         "exact": report.exact,
         "max_difference": report.max_difference,
-        "inexact": {name: list(reasons) for name, reasons in report.inexact.items()},
+        "proven": report.proven,
         "conditions": list(report.conditions),
         "validation": {name: _evaluated(one) for name, one in outcome.validation.items()},
         "recovery": dict(outcome.notes),

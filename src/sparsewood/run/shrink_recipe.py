@@ -15,7 +15,7 @@ names, so read only recipes that you trust.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +29,7 @@ from sparsewood.run.annotations import OfKind, check
 from sparsewood.run.calls import Call
 from sparsewood.run.canonical import written
 from sparsewood.run.components import INVALID, Reader, RecipeError
-from sparsewood.run.recipe import Name, Positive, Recipe, Seed, cell_hash, text_of, tree_of
+from sparsewood.run.recipe import SHARED, Name, Positive, Recipe, Seed, cell_hash, text_of, tree_of
 from sparsewood.run.yamlfile import Node, merge
 from sparsewood.shrinking.budgets import Budget
 from sparsewood.train.settings import Training
@@ -60,7 +60,8 @@ class Shrinking:
     Args:
         sparsity: how many units go, or a mapping from layers to that; half of them if there is no `budget` either.
         budget: instead of `sparsity`, how much may be left.
-        criterion, scope, protect, round_to, min_units, attention, inexact, verify: as in `shrink`.
+        criterion, scope, round_to, min_units, attention, inexact, verify: as in `shrink`.
+        protect: a layer's name or pattern, or several.
         samples: how many training examples a criterion that needs data sees, and bias propagation, least squares and
             BatchNorm recalibration; null means all.
         bias_propagation: the mean of removed units moves into the biases of their readers.
@@ -74,7 +75,7 @@ class Shrinking:
     budget: Budget | None = None
     criterion: Criterion = Magnitude()
     scope: Scope = Everywhere()
-    protect: tuple[str, ...] = ()
+    protect: str | tuple[str, ...] = ()
     round_to: Positive = 1
     min_units: Positive = 1
     attention: Literal["heads", "head_dims"] = "heads"
@@ -219,12 +220,25 @@ def effective_shrink_recipe(recipe: ShrinkRecipe) -> str:
 
 
 def _build(text: str, source: str, overrides: Iterable[str], directory: Path) -> ShrinkRecipe:
+    _refuse_other_recipes(tree_of(text, source).value)
     root = tree_of(text, source, overrides)
     reader = Reader((directory, Path.cwd()))
     recipe = reader.section(_merged(root), ShrinkRecipe)
     if recipe is INVALID or reader.problems:
         raise RecipeError(reader.problems)
     return recipe
+
+
+def _refuse_other_recipes(given: Mapping[str, Node]) -> None:
+    own, others = ({f.name for f in fields(kind)} for kind in (ShrinkRecipe, Recipe))
+    foreign = [key for key in given if key in {*others, *SHARED} - own]
+    if "shrink" not in given and foreign:
+        raise RecipeError(
+            [
+                f"{given[foreign[0]].where}: {foreign[0]}: this is a recipe for `sparsewood run`, not for "
+                "`sparsewood shrink`, which reads what to remove from a section 'shrink'."
+            ]
+        )
 
 
 def _merged(root: Node) -> Node:

@@ -194,19 +194,20 @@ class Work:
         networks = {"dense": outcome.dense, "small": outcome.shrunk.model}
         return {name: evaluate(model, test, topk=(1,)) for name, model in networks.items()}
 
-    def steps(self) -> int:
-        """About how many training steps are still to be done."""
+    def steps(self) -> int | None:
+        """About how many training steps are still to be done; None if there is no training, only shrinking."""
         if self.bench is None:
-            return 0
+            return None
         dense = self.recipe.training if self.recipe.trains and self.trained_before() is None else None
         trainings = [training for training in (dense, self.recipe.retraining) if training is not None]
-        return sum(training.epochs * len(self.bench.loader(training)) for training in trainings)
+        return sum(training.epochs * len(self.bench.loader(training)) for training in trainings) or None
 
     def _choice(self) -> dict[str, Any]:
         """What `shrink` and `preview` are told alike."""
         settings = self.recipe.shrink
+        given = {} if settings.sparsity is None else {"sparsity": settings.sparsity}
         return {
-            "sparsity": settings.sparsity,
+            **given,
             "criterion": settings.criterion,
             "scope": settings.scope,
             "budget": settings.budget,

@@ -21,10 +21,10 @@ from sparsewood.shrinking.consumers import Chosen, Consumer
 from sparsewood.shrinking.observing import observe
 from sparsewood.structure import Structure
 
-__all__ = ["carry"]
+__all__ = ["let_carry"]
 
 
-def carry(
+def let_carry(
     model: nn.Module, structure: Structure, uneven: Mapping[Consumer, Chosen], batches: Sequence[Any]
 ) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     """Let one unit of each group carry the others in the weights where they are uneven, in place.

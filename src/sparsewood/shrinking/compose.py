@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparsewood.errors import SparsewoodError
 from sparsewood.shrinking.copies import duplicate
 from sparsewood.shrinking.cut import cut, named_tensors
-from sparsewood.shrinking.plan import Edit, ShrinkPlan
+from sparsewood.shrinking.plan import Edit, Scaling, ShrinkPlan
 
 __all__ = ["compose", "expand", "require_left", "require_shapes", "shapes_after", "shapes_of"]
 
@@ -63,17 +63,16 @@ def compose(first: ShrinkPlan, second: ShrinkPlan) -> ShrinkPlan:
         added=(*first.added, *(name for name in second.added if name not in first.added)),
         source=first.source,
         steps=(*first.steps, *second.steps),
+        scalings=_merged([*_after(first, second), *second.scalings]),
     )
 
 
 def expand(small: nn.Module, plan: ShrinkPlan, fresh: nn.Module) -> nn.Module:
     """A copy of `fresh`, of full size, with the values of `small` where they came from and zeros where units went.
 
-    This is the masked network: it computes what `small` does. Its buffers keep, for the units that went, the values of
-    `fresh`; biases that the plan made are in it. Dtypes and devices are those of `fresh`.
-
-    Settings are those of `fresh`, too: where a normalisation's width or an attention's scale was folded into weights of
-    `small`, the copy has these weights, and differs by that factor.
+    This is the masked network: it computes what `small` does, but for groups that the report calls inexact. Its buffers
+    keep, for the units that went, the values of `fresh`; biases that the plan made are in it. Settings, dtypes and
+    devices are those of `fresh`, and `plan.scalings` are divided out: it divides by its own widths again.
 
     Raises `SparsewoodError` if `fresh` is not what the plan was made for, or `small` not what it leaves.
     """
@@ -81,7 +80,7 @@ def expand(small: nn.Module, plan: ShrinkPlan, fresh: nn.Module) -> nn.Module:
     require_left(small, plan)
     large = duplicate(fresh, double=False)
     cut(large, ShrinkPlan(plan.model, plan.shapes, {}, added=plan.added))
-    values, done = named_tensors(small), set[int]()
+    values, done = _unscaled(small, plan.scalings), set[int]()
     with torch.no_grad():
         for name, tensor in named_tensors(large).items():
             if id(tensor) not in done:
@@ -164,6 +163,51 @@ def _fill(large: Tensor, small: Tensor, axes: Mapping[int, Tensor]) -> None:
     index = [axes.get(axis, torch.arange(size)).to(large.device) for axis, size in enumerate(large.shape)]
     grid = [one.reshape([-1 if axis == place else 1 for place in range(large.dim())]) for axis, one in enumerate(index)]
     large[tuple(grid)] = small.to(large)
+
+
+# ---------------------------------------------------------------- scalings
+
+
+def _unscaled(small: nn.Module, scalings: Sequence[Scaling]) -> dict[str, Tensor]:
+    """The tensors of a network as they were before `scalings`, in float64 where they had any."""
+    tensors = named_tensors(small)
+    before: dict[int, Tensor] = {}
+    for one in reversed(scalings):
+        scaled = tensors[one.param]
+        values = before.setdefault(id(scaled), scaled.detach().double())
+        index = one.positions.to(values.device)
+        entries = (values.index_select(one.axis, index) + one.offset) / one.factor - one.offset
+        before[id(scaled)] = values.index_copy(one.axis, index, entries)
+    return {name: before.get(id(tensor), tensor) for name, tensor in tensors.items()}
+
+
+def _after(first: ShrinkPlan, second: ShrinkPlan) -> Iterator[Scaling]:
+    """The scalings of the first plan, at the positions that they have after the second.
+
+    A bias that the second made, for outputs that the first scaled, was made for scaled ones.
+    """
+    for one in first.scalings:
+        kept = second.kept.get(one.param, {}).get(one.axis)
+        positions = one.positions if kept is None else torch.isin(kept, one.positions).nonzero().flatten()
+        if len(positions):
+            yield dataclasses.replace(one, positions=positions)
+            for bias in second.added:
+                if bias not in first.added and _weight_of(bias) == one.param and one.axis == 0:
+                    yield dataclasses.replace(one, param=bias, axis=0, positions=positions)
+
+
+def _merged(scalings: Sequence[Scaling]) -> tuple[Scaling, ...]:
+    """Those of the same entries as one; where a parameter is scaled from several offsets the order matters."""
+    offsets: dict[str, set[float]] = {}
+    for one in scalings:
+        offsets.setdefault(one.param, set()).add(one.offset)
+    merged: dict[object, Scaling] = {}
+    for number, one in enumerate(scalings):
+        alone = number if len(offsets[one.param]) > 1 else -1
+        key = (alone, one.param, one.axis, tuple(one.positions.tolist()))
+        factor = merged[key].factor if key in merged else 1.0
+        merged[key] = dataclasses.replace(one, factor=factor * one.factor)
+    return tuple(merged.values())
 
 
 # ---------------------------------------------------------------- edits

@@ -251,6 +251,10 @@ def _check_places(where: Path, model: nn.Module, plan: ShrinkPlan) -> None:
         parameters = modules[owner]._parameters
         if leaf not in parameters or parameters[leaf] is not None:
             raise SparsewoodError(f"'{where}' adds {bias!r}, and {type(model).__name__} has no place for a bias there.")
+    real = {name for name, p in model.named_parameters(remove_duplicate=False) if p.is_floating_point()}
+    for one in plan.scalings:
+        if one.param not in real.union(plan.added):
+            _refuse(where, f"it scales {one.param!r}, which is no real parameter of {type(model).__name__}")
     for edit in plan.edits:
         _check_edit(where, model, edit)
 

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from sparsewood.parameters import entries
-from sparsewood.shrinking.carriers import carry
+from sparsewood.shrinking.carriers import let_carry
 from sparsewood.shrinking.consumers import Chosen, Consumer, Unreadable, find_consumers, positions
 from sparsewood.shrinking.observing import Tally, measure, silent_units
 from sparsewood.shrinking.plan import Keep
@@ -143,7 +143,7 @@ def fold_constants(
     carrying, alone = dict[str, int](), _joined(uneven.values())
     if carriers:
         riding = {one: _less(units, stay) for one, units in uneven.items()}
-        carrying, alone = carry(reference, structure, riding, batches)
+        carrying, alone = let_carry(reference, structure, riding, batches)
     stay = _joined([stay, alone])
     parts = {one: _less(chosen, _joined([stay, uneven.get(one, {})])) for one in tallies}
     tallies, failed = _measured(reference, structure, parts, batches)

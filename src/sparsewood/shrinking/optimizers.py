@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.shrinking.cut import take
+from sparsewood.shrinking.plan import Scaling
 
 __all__ = ["Added", "Carried", "carry"]
 
@@ -36,8 +37,30 @@ class Added:
 
 State = dict[str, Any]
 
+_POWERS: tuple[tuple[str, Mapping[str, int]], ...] = (
+    ("SGD", {"momentum_buffer": -1}),
+    ("Muon", {"momentum_buffer": -1}),
+    ("Adam", {"exp_avg": -1, "exp_avg_sq": -2, "max_exp_avg_sq": -2}),
+    ("NAdam", {"exp_avg": -1, "exp_avg_sq": -2}),
+    ("RAdam", {"exp_avg": -1, "exp_avg_sq": -2}),
+    ("SparseAdam", {"exp_avg": -1, "exp_avg_sq": -2}),
+    ("Adamax", {"exp_avg": -1, "exp_inf": -1}),
+    ("RMSprop", {"square_avg": -2, "grad_avg": -1}),
+    ("Adagrad", {"sum": -2}),
+    ("Adadelta", {"square_avg": -2, "acc_delta": 2}),
+    ("Adafactor", {"variance": -2}),
+    ("ASGD", {"ax": 1}),
+    ("Rprop", {"prev": -1}),
+)
+"""What optimizers of PyTorch (AdamW is an Adam) remember, and the power of a weight's factor that it goes with."""
 
-def carry(optimizer: Optimizer, pairs: Sequence[Carried], added: Sequence[Added] = ()) -> None:
+
+def carry(
+    optimizer: Optimizer,
+    pairs: Sequence[Carried],
+    added: Sequence[Added] = (),
+    scalings: Iterable[tuple[nn.Parameter, Scaling]] = (),
+) -> None:
     """Make an optimizer go on with new parameters, in place, with what it remembers of the old ones.
 
         state[new][key] = state[old][key][kept]
@@ -46,6 +69,10 @@ def carry(optimizer: Optimizer, pairs: Sequence[Carried], added: Sequence[Added]
     columns, whose means still count what is gone). Numbers and counts of steps stay. An added parameter stands behind
     the one that it is beside, in the same group; if that is not trained, neither is the added one. Parameters of no
     pair stay, and so do hooks, learning rates, schedulers and the order of groups and parameters.
+
+    `scalings` says which new parameters were multiplied by what, `w' = c w`, besides being cut. Gradients of `w'` are
+    `1 / c` times those of `w`, so what optimizers of PyTorch remember of gradients is divided by `c`, and of their
+    squares by `c^2`. What others remember stays, and so do Adafactor's rows and columns: means over many positions.
 
     Raises `SparsewoodError`, before anything is changed, if the optimizer holds none of the old parameters, is one
     whose memory is not kept by parameter (LBFGS), or remembers something that cannot be cut.
@@ -86,6 +113,9 @@ def carry(optimizer: Optimizer, pairs: Sequence[Carried], added: Sequence[Added]
         state.update(
             {new: _begun(optimizer, group, new) for new in joined if isinstance(optimizer, torch.optim.Adagrad)}
         )
+    for parameter, scaling in scalings:
+        if parameter in state:
+            state[parameter] = _scaled(optimizer, state[parameter], scaling)
     _commit(optimizer, members, state)
 
 
@@ -174,6 +204,27 @@ def _cut(optimizer: Optimizer, name: str, pair: Carried, remembered: Mapping[str
         else:
             raise _uncuttable(optimizer, name, key, pair, f"of shape {list(value.shape)}")
     return state
+
+
+def _scaled(optimizer: Optimizer, remembered: Mapping[str, Any], scaling: Scaling) -> State:
+    """What would be remembered of a parameter if it had always been scaled; a mean of weights is scaled as they are."""
+    state = dict(remembered)
+    for key, power in _powers(optimizer).items():
+        value = state.get(key)
+        if isinstance(value, Tensor) and value.dim():
+            index = scaling.positions.to(value.device)
+            offset = scaling.offset if power == 1 else 0.0
+            entries = (value.index_select(scaling.axis, index) + offset) * scaling.factor**power - offset
+            state[key] = value.index_copy(scaling.axis, index, entries)
+    return state
+
+
+def _powers(optimizer: Optimizer) -> Mapping[str, int]:
+    for name, powers in _POWERS:
+        kind = getattr(torch.optim, name, None)  # some are not in every release
+        if kind is not None and isinstance(optimizer, kind):
+            return powers
+    return {}
 
 
 def _is_factored(value: Tensor, parameter: Tensor) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Edit", "Keep", "ShrinkPlan"]
+__all__ = ["Edit", "Keep", "Scaling", "ShrinkPlan"]
 
 Keep = Mapping[str, np.ndarray]
 """For groups by name, one truth value for each unit, True = kept; groups that are not named stay whole."""
@@ -30,15 +30,32 @@ class Edit:
 
 
 @dataclass(frozen=True, eq=False)
+class Scaling:
+    """Entries of a parameter become `factor` times as large, counted from `-offset`: (w + offset) factor - offset.
+
+    `positions`, int64 and ascending, are those along `axis` of the small network's parameter.
+    """
+
+    param: str
+    axis: int
+    positions: Tensor
+    factor: float
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
 class ShrinkPlan:
     """What makes the small network from the large one.
 
     `kept[name][axis]` are the positions, int64 and ascending, that stay along an axis of a parameter or buffer; axes
     that stay whole are left out, and a tensor with several names is there under each. `shapes` are those of all
     parameters and buffers before. `edits` are integers and settings of modules that changed, `replaced` the modules
-    that became modules of a class of this library (see `replacements`), `added` the biases that were made. `model` is
-    the class of the network, `source` the SHA-256 of its tensors, and `steps` tells for each shrinking, first to last,
-    what was asked for and how many units of each group stayed.
+    that became modules of a class of this library (see `replacements`), `added` the biases that were made. `scalings`
+    are what weights that stayed were multiplied by, first to last, because the forward divides by another width now.
+    `steps` tells for each shrinking, first to last, what was asked for and how many units of each group stayed.
+
+    `model` is the class of the network, and `source` the SHA-256 of its tensors before (`files.fingerprint`), by which
+    the very network that was shrunk can be told from others of its shapes; nothing else depends on it.
     """
 
     model: str
@@ -49,3 +66,4 @@ class ShrinkPlan:
     added: tuple[str, ...] = ()
     source: str = ""
     steps: tuple[Mapping[str, Any], ...] = ()
+    scalings: tuple[Scaling, ...] = ()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.errors import FileFormatError, SparsewoodError
-from sparsewood.shrinking.plan import Edit, ShrinkPlan
+from sparsewood.shrinking.plan import Edit, Scaling, ShrinkPlan
 
 __all__ = [
     "FORMAT",
@@ -38,6 +38,7 @@ FORMAT = "sparsewood plan"
 VERSION = 1
 
 _DEEPEST = 40
+_MOST_SCALED = 2**26
 _LARGEST = 2**63
 _HASH = re.compile(r"[0-9a-f]{64}")
 _RANGES = re.compile(r"(?:[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*)?")
@@ -93,6 +94,7 @@ def _as_dict(plan: ShrinkPlan) -> dict[str, Any]:
         "replaced": dict(plan.replaced),
         "added": sorted(plan.added),
         "steps": [_plain(step, "steps") for step in plan.steps],
+        "scalings": [_scaling_to_dict(one) for one in plan.scalings],
     }
 
 
@@ -108,7 +110,16 @@ def plan_of(data: Mapping[str, Any]) -> ShrinkPlan:
         for one in data["edits"]
     )
     added, steps = tuple(data["added"]), tuple(data["steps"])
-    return ShrinkPlan(data["model"], shapes, kept, edits, dict(data["replaced"]), added, data["source"], steps)
+    scalings = tuple(
+        Scaling(
+            one["param"], one["axis"], _positions(one["positions"], _left(data, one), one["param"]), one["factor"],
+            one["offset"],
+        )
+        for one in data["scalings"]
+    )  # fmt: skip
+    return ShrinkPlan(
+        data["model"], shapes, kept, edits, dict(data["replaced"]), added, data["source"], steps, scalings
+    )
 
 
 def read(content: bytes) -> dict[str, Any]:
@@ -156,6 +167,11 @@ def checked(data: Mapping[str, Any]) -> None:
             _bounds(text, sizes[int(axis)], name)
     for edit in data["edits"]:
         _check_edit(edit)
+    scaled = 0
+    for one in data["scalings"]:
+        scaled += _count(_bounds(one["positions"], _left(data, one), one["param"]))
+        if scaled > _MOST_SCALED:
+            raise InvalidPlan(f"it scales more than {_MOST_SCALED} positions")
 
 
 # ---------------------------------------------------------------- positions
@@ -166,7 +182,7 @@ def _sizes(data: Mapping[str, Any], name: str) -> list[int]:
     if name in data["shapes"]:
         return data["shapes"][name]
     if name not in data["added"]:
-        raise InvalidPlan(f"it keeps positions of {_shown(name)}, which has no shape")
+        raise InvalidPlan(f"it names positions of {_shown(name)}, which has no shape")
     owner = name[: name.rfind(".") + 1]
     return [max((math.prod(sizes) for other, sizes in data["shapes"].items() if other.startswith(owner)), default=0)]
 
@@ -205,6 +221,28 @@ def _range(bound: tuple[int, int]) -> str:
 def _positions(text: str, size: int, name: str) -> Tensor:
     parts = [torch.arange(first, last + 1) for first, last in _bounds(text, size, name)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+
+
+def _count(bounds: list[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in bounds)
+
+
+# ---------------------------------------------------------------- scalings
+
+
+def _scaling_to_dict(one: Scaling) -> dict[str, Any]:
+    positions, factor, offset = _ranges(one.positions), float(one.factor), float(one.offset)
+    return {"param": one.param, "axis": one.axis, "positions": positions, "factor": factor, "offset": offset}
+
+
+def _left(data: Mapping[str, Any], scaling: Mapping[str, Any]) -> int:
+    """How many positions the axis that is scaled has in the small network, or, of a bias that is made, at most."""
+    name, axis = scaling["param"], scaling["axis"]
+    sizes = _sizes(data, name)
+    if axis >= len(sizes):
+        raise InvalidPlan(f"{name!r} of shape {sizes} has no axis {axis}")
+    kept = data["kept"].get(name, {}).get(str(axis))
+    return sizes[axis] if kept is None else _count(_bounds(kept, sizes[axis], name))
 
 
 # ---------------------------------------------------------------- edits
@@ -375,6 +413,21 @@ def _are_edits(value: object) -> bool:
     return len(set(places)) == len(places)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _is_scaling(value: object) -> bool:
+    fields: dict[str, Callable[[Any], bool]] = {
+        "param": _is_text,
+        "axis": _is_size,
+        "positions": _is_ranges,
+        "factor": lambda factor: _is_number(factor) and factor > 0,
+        "offset": _is_number,
+    }
+    return isinstance(value, dict) and value.keys() == fields.keys() and all(fields[key](value[key]) for key in fields)
+
+
 _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "model": _is_text,
     "source": lambda value: value == "" or (isinstance(value, str) and _HASH.fullmatch(value) is not None),
@@ -384,4 +437,5 @@ _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "replaced": _by_name(_is_text),
     "added": _texts,
     "steps": lambda value: isinstance(value, list) and all(isinstance(step, dict) for step in value),
+    "scalings": lambda value: isinstance(value, list) and all(map(_is_scaling, value)),
 }

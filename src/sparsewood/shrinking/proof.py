@@ -19,7 +19,7 @@ from sparsewood.shrinking.copies import Coarsest, duplicate
 from sparsewood.shrinking.cut import named_tensors
 from sparsewood.shrinking.normalizers import Places, replaced_normalizers
 from sparsewood.shrinking.plan import Keep
-from sparsewood.shrinking.running import always_alike, difference, finite, others, shuffled
+from sparsewood.shrinking.running import always_alike, difference, finite, others, shuffled, tensors_in
 from sparsewood.structure import Structure
 from sparsewood.structure.passes import outputs_of
 
@@ -39,6 +39,8 @@ __all__ = [
 
 _ROUNDINGS = 100
 """So many times the step of the coarsest numbers that a network computes with, results may differ by."""
+_FILLINGS = 4
+"""How often parameters are filled with something else, first with NaN, which goes through where others get lost."""
 _FLOOR = 1e-6
 """Smaller outputs than this share of the largest of the whole network are compared as if they were as large."""
 _HALF_PRECISION = 1e-4
@@ -128,7 +130,7 @@ class Probe:
         positional, keywords = inputs.arguments(inputs.map_tensors(torch.clone, condition.inputs))
         with always_alike(model, seed), within or nullcontext():
             result = model(*positional, **keywords)
-            return [x.detach().clone() for x in outputs_of(result)]
+            return [x.detach().clone() for x in outputs_of(result) or tensors_in(result, set())]
 
     def _copied(self, model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
         """The network and its inputs in float64; in their own dtypes if it does not run so."""
@@ -252,19 +254,26 @@ def distance(probe: Probe, small: nn.Module, references: References) -> float:
     return largest
 
 
-def has_power(probe: Probe, small: nn.Module, references: References, kept: Iterable[str]) -> bool:
+def has_power(probe: Probe, small: nn.Module, references: References, cut: Iterable[str]) -> bool:
     """Whether `small` would be found out if the parameters that were cut held something else.
 
     It would not if its forward did not use them: if it reached, through a closure, the network it is a copy of.
     """
-    changed, generator = copy.deepcopy(small), torch.Generator().manual_seed(0)
+    changed = copy.deepcopy(small)
     tensors = dict(changed.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name in kept:
-            if name in tensors and tensors[name].is_floating_point():
-                noise = torch.randn(tensors[name].shape, generator=generator, dtype=torch.float64)
-                tensors[name].copy_(noise + 2 * noise.sign())
-    return distance(probe, changed, references) > 0
+    chosen = [tensors[name] for name in cut if name in tensors and tensors[name].is_floating_point()]
+    generator = torch.Generator().manual_seed(0)
+    for number in range(_FILLINGS if chosen else 0):
+        with torch.no_grad():
+            for tensor in chosen:
+                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+                tensor.copy_(noise if number else noise * math.nan)
+        try:
+            if distance(probe, changed, references) > 0:
+                return True
+        except SparsewoodError:  # it raises, or gives other shapes: then it does depend on them
+            return True
+    return not chosen
 
 
 def tolerable(found: float, probe: Probe, exact: float) -> bool:

@@ -7,14 +7,15 @@ import math
 import random
 import types
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["OPAQUE", "always_alike", "difference", "finite", "others", "shuffled"]
+__all__ = ["OPAQUE", "always_alike", "attributes_of", "difference", "finite", "others", "shuffled", "tensors_in"]
 
 OPAQUE = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType)
 """What holds no values of a model."""
@@ -108,6 +109,22 @@ def _without_memory(model: nn.Module) -> Iterator[None]:
                 value.extend(before)
 
 
+def tensors_in(value: Any, inside: set[int]) -> Iterator[Tensor]:
+    """The tensors in containers and objects of any class; modules are no outputs."""
+    if isinstance(value, Tensor):
+        yield value
+    elif not isinstance(value, nn.Module | str | bytes | np.ndarray) and id(value) not in inside:
+        inside.add(id(value))
+        if isinstance(value, Mapping):
+            items: list[Any] = list(value.values())
+        elif isinstance(value, list | tuple | set | frozenset | deque):
+            items = list(value)
+        else:
+            items = list(attributes_of(value).values())
+        for item in items:
+            yield from tensors_in(item, inside)
+
+
 def finite(outputs: Sequence[Tensor]) -> bool:
     return all(bool(torch.isfinite(x).all()) for x in outputs)
 
@@ -122,3 +139,16 @@ def difference(first: Sequence[Tensor], second: Sequence[Tensor], *, floor: floa
             found = float((a - b).abs().max()) / scale
             largest = max(largest, float("inf") if math.isnan(found) else found)
     return largest
+
+
+def attributes_of(value: object) -> dict[str, Any]:
+    """What an object of an unknown class holds, in its dict and its slots."""
+    if isinstance(value, OPAQUE):
+        return {}
+    found: dict[str, Any] = {}
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                found[name] = getattr(value, name)
+    return {**found, **getattr(value, "__dict__", {})}

@@ -17,24 +17,26 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sparsewood.shrinking.plan import Edit, Keep
-from sparsewood.shrinking.widths import Option, Scaling, Task, Widths
+from sparsewood.shrinking.plan import Edit, Keep, Scaling
+from sparsewood.shrinking.widths import Option, Task, Widths
 from sparsewood.structure import Structure
 
-__all__ = ["Folded", "Scaling", "apply_scalings", "fold_scales"]
+__all__ = ["Scales", "apply_scalings", "fold_scales"]
 
 _BETTER = 0.1
 """What another option than the likeliest has to leave of the difference: a bit less may be chance."""
 
 
 @dataclass(frozen=True, eq=False)
-class Folded:
-    """What was folded: the weights and settings that changed, the groups that became exact, and why others did not."""
+class Scales:
+    """What was folded: the weights and settings that changed, and why others did not."""
 
     scalings: tuple[Scaling, ...] = ()
     edits: tuple[Edit, ...] = ()
-    made_exact: frozenset[str] = frozenset()
     reasons: tuple[str, ...] = ()
+
+
+Folded = Scales
 
 
 def fold_scales(
@@ -44,7 +46,7 @@ def fold_scales(
     difference: Callable[[], float] | None = None,
     *,
     enough: float = 1e-9,
-) -> Folded:
+) -> Scales:
     """Change weights of the small network, in place, for what its forward divides by other widths than before.
 
     `structure` is the trace of the whole network, `small` what `keep` leaves of it, with its sizes and classes set.
@@ -67,19 +69,15 @@ def fold_scales(
     chosen = choices.chosen()
     for option in (option for _, option in chosen if option is not None):
         _apply(small, option)
-    done = set(widths.kept_scale)
     reasons = [f"{task.where}: {task.why_not}" for task in tasks if task.why_not]
     for task, option in chosen:
         rest = "no weight was found that makes up for its width" if option is None else option.rest
         if rest:
             reasons.append(f"{task.where}: {rest}")
-        else:
-            done.update(task.entries)
     folded = [option for _, option in chosen if option is not None]
-    return Folded(
+    return Scales(
         tuple(scaling for option in folded for scaling in option.scalings),
         tuple(edit for option in folded for edit in option.edits),
-        widths.exact_with(done),
         tuple(dict.fromkeys(reasons)),
     )
 

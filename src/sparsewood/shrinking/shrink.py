@@ -57,6 +57,13 @@ class Shrunk:
     plan: ShrinkPlan
     report: ShrinkReport
 
+    def __repr__(self) -> str:
+        before, after = self.report.before, self.report.after
+        return (
+            f"Shrunk({type(self.model).__name__}, {self.report.removed} units removed, "
+            f"{before.params:,} -> {after.params:,} parameters)"
+        )
+
 
 def shrink(
     model: nn.Module,
@@ -122,11 +129,13 @@ def shrink(
     >>> shrunk.model[0], shrunk.report.exact, len(shrunk.plan.kept["0.weight"][0])
     (Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1)), True, 4)
     """
-    wishes = Wishes(
+    request = _Request(
         sparsity, criterion, scope, budget, data, loss, protect, round_to, min_units, generator, masks, structure,
         attention, inexact, reduction, normalize, progress,
     )  # fmt: skip
-    return _Shrinking(model, example_inputs, wishes).run(
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise SparsewoodError(f"'optimizer' must be a torch.optim.Optimizer. Got {type(optimizer).__name__}.")
+    return _Shrinking(model, example_inputs, request).run(
         bias_propagation=bias_propagation, optimizer=optimizer, verify=verify
     )
 
@@ -160,17 +169,17 @@ def preview(
     >>> report.units, report.before.params, report.after.params
     ({'0': (4, 8)}, 58, 30)
     """
-    wishes = Wishes(
+    request = _Request(
         sparsity, criterion, scope, budget, data, loss, protect, round_to, min_units, generator, masks, structure,
         attention, inexact, reduction, normalize, progress,
     )  # fmt: skip
-    shrinking = _Shrinking(model, example_inputs, wishes)
+    shrinking = _Shrinking(model, example_inputs, request)
     choice, held = shrinking.fitting({})
     return shrinking.report(choice, held)
 
 
 @dataclass(frozen=True, eq=False)
-class Wishes:
+class _Request:
     """What `shrink` and `preview` are asked for."""
 
     sparsity: AmountLike | Amounts
@@ -192,36 +201,55 @@ class Wishes:
     progress: Progress | None
 
 
+def _check(model: nn.Module, request: _Request) -> None:
+    """Raise `SparsewoodError` for what means nothing, or would be ignored."""
+    require_model(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SparsewoodError("A scripted model has no Python to shrink. Shrink the model that was scripted.")
+    if request.structure is not None and not isinstance(request.structure, Structure):
+        raise SparsewoodError(f"'structure' must be what trace returned. Got {type(request.structure).__name__}.")
+    if request.data is not None:
+        require_batches(request.data)
+    if request.budget is not None and not isinstance(request.budget, CountBudget | Latency):
+        raise SparsewoodError(
+            f"A budget is Params(...), MACs(...), Bytes(...) or Latency(...). Got {request.budget!r}."
+        )
+    asked = {
+        "sparsity": request.sparsity is not DEFAULT_AMOUNT,
+        "budget": request.budget is not None,
+        "masks": request.masks is not None,
+    }
+    given = [name for name, is_given in asked.items() if is_given]
+    if len(given) > 1:
+        raise SparsewoodError(f"Say what goes by one of sparsity, budget and masks. Got {' and '.join(given)}.")
+
+
 class _Shrinking:
     """One network on its way to a smaller one."""
 
-    def __init__(self, model: nn.Module, example_inputs: Any, wishes: Wishes) -> None:
-        require_model(model)
-        if wishes.structure is not None and not isinstance(wishes.structure, Structure):
-            raise SparsewoodError(f"'structure' must be what trace returned. Got {type(wishes.structure).__name__}.")
-        if wishes.data is not None:
-            require_batches(wishes.data)
-        if isinstance(wishes.data, Iterator):  # it can be read once, and is needed more often
-            wishes = replace(wishes, data=list(wishes.data))
-        self.given, self.model, self.wishes = model, model, wishes
+    def __init__(self, model: nn.Module, example_inputs: Any, request: _Request) -> None:
+        _check(model, request)
+        if isinstance(request.data, Iterator):  # it can be read once, and is needed more often
+            request = replace(request, data=list(request.data))
+        self.given, self.model, self.request = model, model, request
         self.seconds: dict[str, float] = {}
         self.inputs = to_model_device(example_inputs, model)
-        self.generator = wishes.generator or torch.Generator().manual_seed(0)
+        self.generator = request.generator or torch.Generator().manual_seed(0)
         with self._stage("trace"):
-            self.structure = wishes.structure or trace(model, self.inputs, attention=wishes.attention)
+            self.structure = request.structure or trace(model, self.inputs, attention=request.attention)
         self.costs = Costs(self.structure, element_sizes(model))
-        if wishes.masks is not None:
+        if request.masks is not None:
             self.model = duplicate(model, double=False)
-            apply_masks(self.model, wishes.masks)
+            apply_masks(self.model, request.masks)
         with self._stage("scores"):
-            self.chooser = None if wishes.masks is not None else self._chooser()
+            self.chooser = None if request.masks is not None else self._chooser()
         self.rounds: Rounds | None = None
         self.timed: tuple[float, float] | None = None
-        if self.chooser is not None and isinstance(wishes.budget, Latency):
-            self.rounds = Rounds(self.chooser, self.model, self.inputs, self.structure, wishes.budget)
+        if self.chooser is not None and isinstance(request.budget, Latency):
+            self.rounds = Rounds(self.chooser, self.model, self.inputs, self.structure, request.budget)
 
     def _chooser(self) -> Chooser:
-        w = self.wishes
+        w = self.request
         amount = (
             None if w.sparsity is DEFAULT_AMOUNT else w.sparsity
         )  # then a scope with amounts of its own has its say
@@ -235,8 +263,8 @@ class _Shrinking:
     def _stage(self, name: str) -> Iterator[None]:
         """Take the time of a part, and tell that it began."""
         log.debug("shrink: %s", name)
-        if self.wishes.progress is not None:
-            self.wishes.progress(name)
+        if self.request.progress is not None:
+            self.request.progress(name)
         began = time.perf_counter()
         try:
             yield
@@ -262,9 +290,9 @@ class _Shrinking:
             return self._silenced(held)
         if self.rounds is not None:
             return self.rounds.choose(held)
-        if self.wishes.budget is not None:
-            assert not isinstance(self.wishes.budget, Latency)
-            return meet(self.chooser, self.costs, self.wishes.budget, held)
+        if self.request.budget is not None:
+            assert not isinstance(self.request.budget, Latency)
+            return meet(self.chooser, self.costs, self.request.budget, held)
         return self.chooser.choose(held)
 
     def _silenced(self, held: Mapping[str, str]) -> Choice:
@@ -333,12 +361,12 @@ class _Shrinking:
         if not again and measured > 1.05 * self.rounds.allowed:
             log.warning(
                 "%s: %.3g ms are allowed, %.3g ms measured on this machine after %d rounds.",
-                self.wishes.budget, 1000 * self.rounds.allowed, 1000 * measured, self.rounds.round,
+                self.request.budget, 1000 * self.rounds.allowed, 1000 * measured, self.rounds.round,
             )  # fmt: skip
         return again
 
     def _budgeted(self, choice: Choice, after: Size) -> Budgeted | None:
-        budget = self.wishes.budget
+        budget = self.request.budget
         if budget is None:
             return None
         if self.rounds is not None:
@@ -360,27 +388,32 @@ class _Shrinking:
         attach(small, whole)
         report = self.report(result.choice, result.held, result.filled, proof, small)
         if optimizer is not None:  # last, since nothing may fail once it has changed
-            carry(optimizer, _carried(self.given, small, plan), _added(small, plan.added))
+            with self._stage("optimizer"):
+                carry(optimizer, _carried(self.given, small, plan), _added(small, plan.added))
         return Shrunk(small, whole, report)
 
     def _step(self, choice: Choice) -> dict[str, Any]:
         """What was asked for and what stayed, for those who read a plan."""
-        w = self.wishes
+        w = self.request
         if w.masks is not None:
-            asked = {"by": "masks"}
+            asked = {"criterion": "masks"}
         else:
             amount = w.sparsity if w.budget is None else w.budget
-            asked = {"by": repr(w.criterion), "scope": repr(w.scope), "amount": repr(amount)}
+            asked = {"criterion": repr(w.criterion), "scope": repr(w.scope), "amount": repr(amount)}
         return {**asked, "units": {name: [int(stays.sum()), len(stays)] for name, stays in choice.keep.items()}}
 
     def _nothing(self, choice: Choice, held: Mapping[str, str]) -> str:
+        name = type(self.given).__name__
+        if self.chooser is None:
+            return (
+                f"No unit of {name} goes: in none are all filters 0 that share it. Masks of whole filters come from "
+                "prune(..., granularity=Filter()); without masks shrink chooses units by itself."
+            )
         reasons = list(dict.fromkeys([*choice.held.values(), *held.values()]))[:3]
-        if not self.structure.prunable:
-            reasons = [str(barrier) for barrier in self.structure.barriers[:3]]
-        why = f" ({'; '.join(reasons)})" if reasons else ""
-        return (
-            f"No unit of {type(self.given).__name__} goes{why}. print(sparsewood.trace(model, inputs)) shows what can."
-        )
+        if self.request.round_to > 1:
+            reasons.insert(0, f"multiples of round_to={self.request.round_to} leave no choice")
+        why = "; ".join(reasons) or "each group keeps at least one"
+        return f"No unit of {name} goes ({why}). print(sparsewood.trace(model, inputs)) shows what can."
 
     def _groups_in(self, modules: Sequence[str], keep: Keep) -> dict[str, str]:
         """The groups that lose units in the first of these modules that holds any, with the name of that module."""
@@ -399,13 +432,13 @@ class _Shrinking:
         """The network with the constants or means of removed units in their readers' biases."""
         if bias_propagation:
             return fill_means(self.model, self.structure, keep, self._batches())
-        return fill_constants(self.model, self.structure, keep, self.inputs, stay=self.wishes.masks is not None)
+        return fill_constants(self.model, self.structure, keep, self.inputs, stay=self.request.masks is not None)
 
     def _batches(self) -> Iterable[Any]:
         """Model inputs, one batch after the other."""
-        if self.wishes.data is None:
+        if self.request.data is None:
             return [self.inputs]
-        return (split_batch(batch, number)[0] for number, batch in enumerate(self.wishes.data))
+        return (split_batch(batch, number)[0] for number, batch in enumerate(self.request.data))
 
     def report(
         self,
@@ -447,7 +480,7 @@ class _Shrinking:
             notes=proof.notes,
             folded={} if filled is None else filled.done.spread,
             budget=self._budgeted(choice, after),
-            seconds=dict(self.seconds),
+            seconds=self.seconds,
         )
 
 

@@ -5,35 +5,24 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparsewood.shrinking.attention import MultiheadAttention
 from sparsewood.shrinking.origins import Origins
-from sparsewood.shrinking.plan import Edit, Keep
+from sparsewood.shrinking.plan import Edit, Keep, Scaling
 from sparsewood.shrinking.sizes import Sizes
 from sparsewood.structure import Structure
 from sparsewood.structure.log import Step
 
-__all__ = ["Option", "Scaling", "Task", "Widths"]
+__all__ = ["Option", "Task", "Widths"]
 
 _MEAN, _IMPLICIT, _SCALED = "mean over units", "attention scale", "scaled by the number of units"
 _LARGEST_EPSILON = 1e-2
-
-
-@dataclass(frozen=True, eq=False)
-class Scaling:
-    """Entries of a parameter become `factor` times as large, counted from `-offset`: (w + offset) factor - offset."""
-
-    param: str
-    axis: int
-    positions: Tensor
-    factor: float
-    offset: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +40,8 @@ class Option:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Widths, by their numbers in `record.inexact`, and what may make up for them, likeliest first; or why nothing."""
+    """A place with widths that are others now, and what may make up for them, likeliest first; or why nothing."""
 
-    entries: tuple[int, ...]
     where: str
     options: tuple[Option, ...] = ()
     why_not: str = ""
@@ -92,16 +80,6 @@ class Widths:
         """Where rows come from; most networks divide by no width."""
         return Origins(self.structure)
 
-    def exact_with(self, done: set[int]) -> frozenset[str]:
-        """The groups, inexact before, of which nothing else than what is `done` was."""
-        groups = self.structure.groups
-        left: dict[str, bool] = {}
-        for number, (row, *_) in self.changed.items():
-            members = self.record.component[row[row > 0]]
-            for group in np.unique(self.record.group_of[members[self.sizes.gone[members]]]).tolist():
-                left[groups[group].name] = left.get(groups[group].name, False) or number not in done
-        return frozenset(name for name, open_ in left.items() if not open_)
-
     def tasks(self) -> list[Task]:
         means: dict[str, list[int]] = {}
         scaled: dict[str, list[int]] = {}
@@ -124,18 +102,18 @@ class Widths:
 
     def _mean(self, name: str, entries: Sequence[int]) -> Task:
         """The weight behind the root mean squares that a module takes, and its epsilon."""
-        where, all_ = name or type(self.small).__name__, tuple(entries)
+        where = name or type(self.small).__name__
         weights: list[_Weight] = []
         for row, _, step in (self.record.inexact[entry] for entry in entries):
             weight = self._weight_behind(step, row)
             if weight is None:
-                return Task(all_, where, why_not="a mean over units, behind which no weight scales them")
+                return Task(where, why_not="a mean over units, behind which no weight scales them")
             if self.holders[id(self.small.get_parameter(weight.param))] > 1:
-                return Task(all_, where, why_not=f"{weight.param}, which scales the units, is used elsewhere, too")
+                return Task(where, why_not=f"{weight.param}, which scales the units, is used elsewhere, too")
             weights.append(weight)
         shares = {self._left(self.record.inexact[entry][0]) for entry in entries}
         if len(shares) > 1:
-            return Task(all_, where, why_not="its means are taken over different widths")
+            return Task(where, why_not="its means are taken over different widths")
         (share,) = shares
         module = self.modules[name]
         epsilon = any(weight.epsilon for weight in weights)
@@ -149,7 +127,7 @@ class Widths:
             for offset in weights[0].offsets
             for edits in _epsilons(name, module, share)
         ]
-        return Task(all_, where, tuple(options))
+        return Task(where, tuple(options))
 
     def _whole(self, param: str, factor: float, offset: float) -> Scaling:
         return Scaling(param, 0, torch.arange(len(self._kept(param, 0))), factor, offset)
@@ -210,14 +188,14 @@ class Widths:
         where = self.record.steps[step].module or type(self.small).__name__
         options = list(self._scaled_makers([row], [0.5]))
         why_not = "" if options else "the layer that makes its queries was not found"
-        return Task((entry,), where, tuple(options), why_not)
+        return Task(where, tuple(options), why_not)
 
     def _scaled(self, owner: str, entries: Sequence[int]) -> Task:
         """What is scaled by a width somewhere: what makes one of the rows of this width, by a power of it."""
         rows = {row.tobytes(): row for row in (self.record.inexact[entry][0] for entry in entries)}
         options = list(self._scaled_makers(list(rows.values()), [0.5, 1.0, -0.5, -1.0]))
         why_not = "" if options else "it is scaled by a number of units, of which the layer was not found"
-        return Task(tuple(entries), owner or type(self.small).__name__, tuple(options), why_not)
+        return Task(owner or type(self.small).__name__, tuple(options), why_not)
 
     def _owner(self, row: np.ndarray) -> str:
         """The module around the layer that makes a row."""
@@ -279,9 +257,8 @@ def _merged(tasks: Iterable[Task]) -> Iterator[Task]:
     found: dict[object, Task] = {}
     for task in tasks:
         first = task.options[0].scalings if task.options else ()
-        key = tuple((one.param, one.axis, tuple(one.positions.tolist())) for one in first) or task.entries
-        entries = (*found[key].entries, *task.entries) if key in found else task.entries
-        found[key] = replace(task, entries=entries)
+        key = tuple((one.param, one.axis, tuple(one.positions.tolist())) for one in first)
+        found[key or (task.where, task.why_not)] = task
     yield from found.values()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsewood.shrinking.running import OPAQUE
+from sparsewood.shrinking.running import OPAQUE, attributes_of
 from sparsewood.structure.tracked import Tracked
 from sparsewood.testing.checks.shared import expect, fingerprint
 
@@ -82,17 +82,4 @@ class _Contents:
             items = sorted(repr(self._of(item)) for item in value)
         else:
             items = id(value)
-        return items, [(name, self._of(item)) for name, item in _attributes_of(value).items()]
-
-
-def _attributes_of(value: object) -> dict[str, Any]:
-    """What an object of an unknown class holds, in its dict and its slots."""
-    if isinstance(value, OPAQUE):
-        return {}
-    found: dict[str, Any] = {}
-    for kind in type(value).__mro__:
-        slots = vars(kind).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                found[name] = getattr(value, name)
-    return {**found, **getattr(value, "__dict__", {})}
+        return items, [(name, self._of(item)) for name, item in attributes_of(value).items()]
