@@ -16,7 +16,7 @@ import copy
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -80,7 +80,9 @@ def networks(data: Split, seed: int, options: argparse.Namespace) -> dict[tuple[
     )
     sw.train.fit(model, train, training, seed=seed)
     images = torch.cat([x for x, _ in islice(Loader(data.train, 128), CALIBRATION // 128)])
-    found = {("dense", "1"): (model, tuned(model, train, finetuning, seed))}
+    found: dict[tuple[str, str], tuple[nn.Module, ...]] = {
+        ("dense", "1"): (model, tuned(model, train, finetuning, seed))
+    }
     for factor in options.factors:
         for way in WAYS:
             small = shrunk(model, images, factor, way, seed)
@@ -96,7 +98,7 @@ def tuned(model: nn.Module, train: Loader, training: sw.train.Training, seed: in
     return copied
 
 
-def table(found: list[Mapping[tuple[str, str], tuple[float, ...]]]) -> None:
+def table(found: Sequence[Mapping[tuple[str, str], tuple[float, ...]]]) -> None:
     """Accuracies in %, mean and sample standard deviation over seeds."""
     print("| MACs | way | right after | fine-tuned |")
     print("|---|---|---:|---:|")

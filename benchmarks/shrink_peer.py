@@ -81,7 +81,8 @@ def halve(
 def fixed_layers(model: nn.Module, structure: Structure) -> list[nn.Module]:
     """The layers that make what has to stay as wide as it is, as what the network returns: our trace tells."""
     frozen = [group for group in structure.groups if group.frozen_by is not None]
-    made = {one.param for group in frozen for one in group.slices if one.role != "in"}
+    # Axes behind the first two are places in kernels, which nothing removes.
+    made = {one.param for group in frozen for one in group.slices if one.role != "in" and one.axis < 2}
     weights = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in made}
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)]
     return [layer for layer in layers if id(layer.weight) in weights]

@@ -238,3 +238,25 @@ def test_errors(change: dict[str, object], message: str) -> None:
     arguments = {"data": [torch.randn(6, 3, 5, 5)], "kept": kept} | change
     with pytest.raises(SparsewoodError, match=message):
         reconstruct(small, dense, arguments.pop("data"), **arguments)
+
+
+def test_progress_names_each_layer_before_it_is_solved() -> None:
+    dense = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    small, kept = cut(dense, "0", "2", [0, 2, 3])
+    told: list[tuple[str, int, int]] = []
+    reconstruct(
+        small, dense, [torch.randn(9, 4)], kept=kept, layers=["4", "2"], progress=lambda *one: told.append(one)
+    )  # fmt: skip
+    assert told == [("2", 1, 2), ("4", 2, 2)]
+
+
+def test_positions_that_the_reference_does_not_have() -> None:
+    """A plan of two steps starts at the original; the network after the first step is too narrow for it."""
+    dense = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    middle, _ = cut(dense, "0", "2", [0, 2, 3, 5])
+    small, kept = cut(dense, "0", "2", [0, 5])
+    before = copy.deepcopy(small.state_dict())
+    with pytest.raises(SparsewoodError, match=r"position 5 along axis 0 of 0\.weight, .* \(4, 4\).*starts at the orig"):
+        reconstruct(small, middle, [torch.randn(9, 4)], kept=kept)
+    torch.testing.assert_close(dict(small.state_dict()), dict(before), rtol=0.0, atol=0.0)
+    reconstruct(small, dense, [torch.randn(9, 4)], kept=kept)

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import rich.progress
 import torch
 from safetensors.torch import load_file
 
@@ -18,6 +20,7 @@ from sparsewood.data import Split, digits
 from sparsewood.data.loader import Loader
 from sparsewood.run import shrink_work
 from sparsewood.run.cli import main
+from sparsewood.run.progress import progress
 from sparsewood.run.shrink_work import of_size
 
 Captured = pytest.CaptureFixture[str]
@@ -98,6 +101,16 @@ def test_what_is_written(done: Path) -> None:
     assert summary(done) == json.loads((done.parent / "also.json").read_text())
 
 
+def test_the_document_names_every_field(done: Path) -> None:
+    section = (Path(__file__).parents[2] / "docs" / "format.md").read_text().partition("## The summary of `shrink`")[2]
+    told = section.partition("\n## ")[0]
+    rows = [line for line in told.splitlines() if line.startswith("| `")]
+    names = [name for row in rows for name in row.split("|")[1].replace("`", "").replace(" ", "").split(",")]
+    assert sorted(names) == sorted(summary(done))
+    for name in measure(done, "parameters"):
+        assert f"`{name}`" in told
+
+
 def test_the_saved_network_is_the_reported_one(done: Path) -> None:
     values = summary(done)
     model = sw.load(done, model=network())
@@ -116,7 +129,7 @@ def test_the_budget_is_met_and_the_removal_proven(done: Path) -> None:
     assert 0.29 * float(macs["before"]) < float(macs["after"]) <= 0.3 * float(macs["before"])
     assert float(macs["ratio"]) == float(macs["before"]) / float(macs["after"])
     told = values["budget"]
-    assert (told["budget"], told["reached"]) == ("MACs(amount=0.3)", float(macs["after"]))  # pyright: ignore
+    assert (told["budget"], told["reached"]) == ("MACs(0.3)", float(macs["after"]))  # pyright: ignore
     assert told["allowed"] == 0.3 * float(macs["before"]) // 1  # pyright: ignore
     assert (values["exact"], values["verified"]) == (True, True)
     assert values["max_difference"] < 1e-9  # pyright: ignore
@@ -291,7 +304,7 @@ def test_what_is_not_exact_is_named(bare: Path, capsys: Captured) -> None:
     told = capsys.readouterr().out.splitlines()
     where = told.index("Perhaps not the same as masking, which only a comparison can tell:")
     assert told[where + 1].startswith("  0: ")
-    assert "This was a preview: no network was changed or written." in told
+    assert "Nothing was changed or written." in told
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert f"Not the same as masking:\n{told[where + 1]}\n" in out
@@ -303,8 +316,10 @@ def test_what_is_not_exact_is_named(bare: Path, capsys: Captured) -> None:
 
 def test_a_preview_says_where_times_are_kept(bare: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSEWOOD_CACHE", str(bare.parent / "times"))
-    assert main(["shrink", str(bare), "--preview", "--set", "shrink={budget: {name: Latency, fraction: 0.95}}"]) == 0
-    assert f"kept in '{bare.parent / 'times'}'" in capsys.readouterr().out
+    assert main(["shrink", str(bare), "--preview", "--set", "shrink={budget: {name: Latency, fraction: 1.0}}"]) == 0
+    out = capsys.readouterr().out
+    assert f"No network was changed or written; the times of its layers are kept in '{bare.parent / 'times'}'." in out
+    assert "Nothing was changed" not in out
     assert any((bare.parent / "times").iterdir())
 
 
@@ -330,7 +345,7 @@ def test_a_network_of_another_model_is_not_overwritten(bare: Path, capsys: Captu
     [
         (["shrink.sparsty=0.5"], "Unknown key 'sparsty'. Did you mean 'sparsity'?"),
         (["shrink.budget=MACs"], "MACs needs 'amount': a whole number or a number"),
-        (["shrink.budget={name: MACs, amount: 0.5}"], "give one of them. Got sparsity=0.5 and MACs(amount=0.5)"),
+        (["shrink.budget={name: MACs, amount: 0.5}"], "give one of them. Got sparsity=0.5 and MACs(0.5)"),
         (["shrink={budget: {name: MACs, amount: 0.001}}"], "The least that can be reached is"),
         (["shrink.recalibrate=true"], "Without data there can be no recalibrate"),
         (["shrink.criterion=WeightTimesGradient"], "Without data there can be no criterion WeightTimesGradient()"),
@@ -391,6 +406,34 @@ def test_an_error_leaves_the_network_of_before(bare: Path, monkeypatch: pytest.M
     assert summary(Path("out"))["seed"] == 1
     sw.load("out", model=sw.models.small_conv([8, 8], hidden=32))
     assert sorted(path.name for path in Path("out").iterdir()) == sorted([*FILES, "lock"])
+
+
+def test_progress_without_a_total_has_no_share(capsys: Captured) -> None:
+    """Shrinking alone has no steps that could be counted: what is done is shown, and for how long."""
+    with progress(None, seconds=0.0) as advance:
+        advance("shrink: trace", 0)
+    assert capsys.readouterr().err == "0 s: shrink: trace\n"
+    with progress(4, seconds=0.0) as advance:
+        advance("fine-tuning", 2)
+    assert capsys.readouterr().err.startswith(" 50 %")
+
+
+@pytest.mark.parametrize(("total", "columns"), [(None, 4), (4, 7)])
+def test_the_bar_without_a_total_shows_its_clock_only(
+    total: int | None, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int] = []
+    real = rich.progress.Progress.__init__
+
+    def counting(self: rich.progress.Progress, *parts: Any, **options: Any) -> None:
+        shown.append(len(parts))
+        real(self, *parts, **options)
+
+    monkeypatch.setattr(rich.progress.Progress, "__init__", counting)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress(total) as advance:
+        advance("shrink: trace", 0)
+    assert shown == [columns]
 
 
 def test_help_imports_nothing_heavy() -> None:

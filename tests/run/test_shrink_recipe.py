@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from sparsewood.run.shrink_recipe import (
     load_shrink_recipe,
     parse_shrink_recipe,
 )
-from sparsewood.shrinking import Bytes, Latency, MACs, Params
+from sparsewood.shrinking import Bytes, Latency, MACs, Params, shrink
 from sparsewood.shrinking.engines import OnnxRuntime
 from sparsewood.train import SGD, Training
 from sparsewood.types import Compression
@@ -154,6 +156,30 @@ def test_weights_take_the_place_of_the_training() -> None:
     recipe = parse_shrink_recipe(WHOLE, overrides=["weights=w.safetensors", "training.batch_size=30"])
     assert recipe.retraining is not None
     assert (recipe.trains, recipe.retraining.batch_size, recipe.dense.training) == (False, 30, recipe.retraining)
+
+
+def documented(heading: str) -> dict[str, str]:
+    """Names and defaults in the table below a heading of docs/shrink.md."""
+    text = (Path(__file__).parents[2] / "docs" / "shrink.md").read_text()
+    section = text.partition(f"\n{heading}\n")[2].partition("\n#")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "]
+    return {name.strip("`"): default.strip("`") for name, _, default in rows[1:]}
+
+
+def test_the_document_has_every_field_of_the_section_and_its_default() -> None:
+    told = documented("### Fields of the section")
+    assert list(told) == [field.name for field in fields(Shrinking)]
+    given = [f"shrink.{name}={default}" for name, default in told.items()]
+    assert parse_shrink_recipe(SMALL, overrides=given).shrink == Shrinking()
+
+
+def test_the_document_has_every_argument_of_shrink_and_its_default() -> None:
+    known = inspect.signature(shrink).parameters
+    told = documented("## Arguments of `sw.shrink`")
+    assert list(told) == list(known)
+    assert list(told.values()) == [
+        "" if one.default is inspect.Parameter.empty else repr(one.default) for one in known.values()
+    ]
 
 
 def test_the_dense_training_is_shared_by_what_begins_with_it() -> None:

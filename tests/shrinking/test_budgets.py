@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sparsewood as sw
-from sparsewood.allocation import ERK, LAMP, Everywhere, Isomorphic, PerLayer, PerType
+from sparsewood.allocation import LAMP, Everywhere, Isomorphic, PerLayer, PerType
 from sparsewood.allocation.scopes import Scope
 from sparsewood.criteria import Magnitude, Random
 from sparsewood.errors import SparsewoodError
-from sparsewood.shrinking.budgets import Bytes, CountBudget, Latency, MACs, Params, meet
+from sparsewood.shrinking.budgets import Budget, Bytes, CountBudget, Latency, MACs, Params, meet, require_budget
 from sparsewood.shrinking.choice import Choice, Chooser
 from sparsewood.shrinking.costs import Costs, element_sizes
+from sparsewood.shrinking.engines import Eager, OnnxRuntime
 from sparsewood.testing import TOYS, Toy
 
 pytestmark = [
@@ -28,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),  # torch.compile, when first called
 ]
 
-SCOPES: list[Scope] = [Everywhere(), PerLayer(), PerLayer(ERK()), PerLayer(LAMP()), PerType(), Isomorphic()]
+SCOPES: list[Scope] = [Everywhere(), PerLayer(), PerLayer(LAMP()), PerType(), Isomorphic()]
 
 
 class Search:
@@ -153,7 +154,7 @@ def test_a_budget_out_of_reach_says_why() -> None:
     with pytest.raises(SparsewoodError) as caught:
         search.meet(Params(0.1), min_units=4)
     assert str(caught.value) == (
-        "Params(amount=0.1) allows 19 of 192 parameters. The least that can be reached is 54 (28.1 %): 2 lie in no "
+        "Params(0.1) allows 19 of 192 parameters. The least that can be reached is 54 (28.1 %): 2 lie in no "
         "unit that can be removed, 52 with units that stay in every group (min_units=4). Ask for Params(0.282) or "
         "more, protect less, or lower min_units and round_to."
     )
@@ -187,7 +188,8 @@ def test_units_that_come_back_are_the_best() -> None:
     came_back = 0
     for allowed in range(300, 1100, 50):
         choice = meet(chooser, search.costs, Params(allowed))
-        without = chooser.remove(choice.asked)
+        free = chooser.free({})
+        without = chooser.chosen(free, chooser.counts(free, choice.asked), choice.asked)
         assert search.costs.params(without.keep) <= search.costs.params(choice.keep) <= allowed
         came_back += without.removed - choice.removed
         for name, stays in choice.keep.items():
@@ -218,6 +220,33 @@ def test_budgets_that_are_none(kind: type[CountBudget], bad: Any) -> None:
 def test_latencies_that_are_none(bad: dict[str, Any]) -> None:
     with pytest.raises(SparsewoodError, match=r"Latency must be a share in \(0, 1\]"):
         Latency(**bad)
+
+
+@pytest.mark.parametrize("engine", [Eager, "eager", None])
+def test_engines_are_values(engine: Any) -> None:
+    with pytest.raises(SparsewoodError, match=r"'engine' must be Eager\(\) or OnnxRuntime\(\)"):
+        Latency(0.5, engine=engine)
+
+
+@pytest.mark.parametrize("value", [0.5, 1, "MACs", MACs, Latency, None])
+def test_what_is_no_budget(value: Any) -> None:
+    with pytest.raises(SparsewoodError, match=r"budget must say what it counts: sw.Params\(0.5\)"):
+        require_budget(value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"),
+    [
+        (MACs(0.5), "MACs(0.5)"),
+        (Bytes(1000), "Bytes(1000)"),
+        (Latency(0.5), "Latency(0.5)"),
+        (Latency(seconds=0.01), "Latency(seconds=0.01)"),
+        (Latency(0.5, engine=OnnxRuntime()), "Latency(0.5, engine=OnnxRuntime())"),
+    ],
+)
+def test_budgets_are_short_in_messages(budget: Budget, text: str) -> None:
+    require_budget(budget)
+    assert str(budget) == text
 
 
 def test_budgets_are_values() -> None:

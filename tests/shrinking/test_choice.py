@@ -33,12 +33,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),  # torch.compile, when first called
 ]
 
-SCOPES: list[Scope] = [Everywhere(), PerLayer(), PerLayer(ERK()), PerLayer(LAMP()), PerType(), Isomorphic()]
+SCOPES: list[Scope] = [Everywhere(), PerLayer(), PerLayer(LAMP()), PerType(), Isomorphic()]
 
 
 def choose(model: nn.Module, inputs: Any, **options: Any) -> Choice:
     options = {"criterion": Magnitude(), **options}
     return Chooser(model, sw.trace(model, inputs), **options).choose()
+
+
+def remove(chooser: Chooser, units: int) -> Choice:
+    free = chooser.free({})
+    return chooser.chosen(free, chooser.counts(free, units), units)
 
 
 def kept(choice: Choice) -> dict[str, int]:
@@ -98,7 +103,7 @@ def test_the_number_asked_for_goes_whatever_is_coupled(toy: Toy) -> None:
         free = chooser.free({})
         units = int(free.units.sum())
         for gone in {0, 1, units // 2, units - len(free.groups)} & set(range(units - len(free.groups) + 1)):
-            choice = chooser.remove(gone)
+            choice = remove(chooser, gone)
             assert choice.asked == choice.removed == gone
             assert sum(int((~stays).sum()) for stays in choice.keep.values()) == gone
             assert all(stays.any() and not stays.all() for stays in choice.keep.values())
@@ -133,6 +138,8 @@ def test_more_than_there_is_and_less_than_must_stay() -> None:
         choose(residual(), IMAGE, amount=1.0)
     with pytest.raises(SparsewoodError, match=r"51"):
         choose(residual(), IMAGE, amount=51)
+    with pytest.raises(SparsewoodError, match=r"At most 48 of 52 units .*min_units=1.*51 should. Ask for less.$"):
+        choose(residual(), IMAGE, scope=PerLayer(), amount=51)
     with pytest.raises(SparsewoodError, match=r"52 units"):
         choose(residual(), IMAGE, amount=53)
 
@@ -198,7 +205,7 @@ def test_data_is_read_once_however_often_it_is_chosen() -> None:
     chooser = Chooser(
         model, sw.trace(model, torch.zeros(1, 2)), criterion=WeightTimesGradient(), data=batches(), loss=F.cross_entropy
     )
-    assert [chooser.remove(n).removed for n in range(5)] == list(range(5))
+    assert [remove(chooser, n).removed for n in range(5)] == list(range(5))
     assert len(reads) == 1
     assert chooser.scores["0"] is chooser.raw_scores["0"]
     with pytest.raises(SparsewoodError, match="needs data"):
@@ -222,7 +229,7 @@ def test_equal_scores_are_decided_by_position(caplog: pytest.LogCaptureFixture) 
         nn.init.ones_(parameter)
     with caplog.at_level(logging.WARNING):
         chooser = Chooser(model, sw.trace(model, torch.zeros(1, 2)), criterion=Magnitude())
-        assert [chooser.remove(n).keep["0"].tolist() for n in (1, 3)] == [
+        assert [remove(chooser, n).keep["0"].tolist() for n in (1, 3)] == [
             [True] * 5 + [False],
             [True] * 3 + [False] * 3,
         ]
@@ -296,6 +303,11 @@ def test_groups_without_scores_are_held() -> None:
     assert set(choice.held) == {"one", "two", "big"}
     with pytest.raises(SparsewoodError, match=r"every group is held. 0: the criterion gives it no score"):
         choose(network(2, 4, 1), torch.zeros(1, 2), criterion=BatchNormScale())
+
+
+def test_a_network_without_units_says_what_holds_it() -> None:
+    with pytest.raises(SparsewoodError, match=r"output of the network.*print\(sparsewood.trace\(model, inputs\)\)"):
+        choose(nn.Linear(2, 3), torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize(
@@ -396,6 +408,8 @@ def test_amounts_that_would_be_ignored() -> None:
         choose(residual(), IMAGE, scope={"one": 0.5}, amount=0.5)
     with pytest.raises(SparsewoodError, match=r"leave scope out"):
         choose(residual(), IMAGE, scope=PerLayer(), amount={"one": 0.5})
+    with pytest.raises(SparsewoodError, match=r"ERK\(\) shares out single weights.* Use PerLayer\(\)"):
+        choose(residual(), IMAGE, scope=PerLayer(ERK()))
     with pytest.raises(SparsewoodError, match=r"a unit has no rows"):
         choose(residual(), IMAGE, scope=PerRow())
 

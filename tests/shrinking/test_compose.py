@@ -18,8 +18,9 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.shrinking.build import build
 from sparsewood.shrinking.compose import compose, expand, shapes_after, shapes_of
 from sparsewood.shrinking.cut import cut, named_tensors
-from sparsewood.shrinking.files import attach, attached, load, save, to_json
-from sparsewood.shrinking.plan import Edit, ShrinkPlan
+from sparsewood.shrinking.files import attach, attached, from_json, load, save, to_json
+from sparsewood.shrinking.plan import Edit, Scaling, ShrinkPlan
+from sparsewood.shrinking.scales import apply_scalings, fold_scales
 from sparsewood.structure import trace
 
 
@@ -220,3 +221,87 @@ def test_expanding_into_another_network_is_refused() -> None:
         expand(small, made, small)
     with pytest.raises(SparsewoodError, match="leaves another network"):
         expand(model, made, model)
+
+
+# ---------------------------------------------------------------- widths that were folded into weights
+
+
+class Attending(nn.Module):
+    """Divides by the width of a stream, and by that of a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(6, 8), nn.RMSNorm(8, eps=1e-3)
+        self.q, self.k, self.v, self.last = (nn.Linear(8, 8, bias=False) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.embed(x))
+        q, k, v = (layer(x).unflatten(-1, (2, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.last(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def folded(model: nn.Module, x: Tensor, left: int, dims: int) -> tuple[nn.Module, ShrinkPlan]:
+    """The first units of the stream, and of each head, with the widths folded."""
+    structure = trace(model, x, attention="head_dims")
+    flags = {
+        group.name: np.arange(group.units) < (left if "embed" in group.name else dims) for group in structure.prunable
+    }
+    built = build(model, structure, flags)
+    scales = fold_scales(built.model, structure, flags)
+    edits = (*built.plan.edits, *scales.edits)
+    return built.model, dataclasses.replace(built.plan, edits=edits, scalings=scales.scalings)
+
+
+def test_expanding_divides_out_what_widths_were_folded_into() -> None:
+    """The masked network, with its own widths and settings, computes what the small one does."""
+    torch.manual_seed(0)
+    model, x = Attending().double().eval(), torch.randn(2, 5, 6).double()
+    once, first = folded(model, x, 6, 3)
+    for parameter in once.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    assert {one.param for one in first.scalings} == {"norm.weight", "q.weight"}
+    torch.testing.assert_close(expand(once, first, model)(x), once(x), rtol=1e-12, atol=1e-12)
+    twice, second = folded(once, x, 3, 2)
+    whole = compose(first, second)
+    factors = {one.param: one.factor for one in whole.scalings}
+    assert factors == pytest.approx({"norm.weight": (8 / 3) ** 0.5, "q.weight": (2 / 4) ** 0.5})
+    large = expand(twice, whole, model)
+    torch.testing.assert_close(large(x), twice(x), rtol=1e-12, atol=1e-12)
+    assert large.norm.eps == 1e-3
+    assert not torch.allclose(expand(twice, dataclasses.replace(whole, scalings=()), model)(x), twice(x))
+    torch.testing.assert_close(expand(twice, from_json(to_json(whole)), model)(x), large(x), rtol=0, atol=0)
+
+
+def test_scalings_meet_at_the_positions_that_are_left() -> None:
+    at = torch.tensor
+    first = ShrinkPlan("M", {"w": (5, 2)}, {"w": {0: at([0, 1, 3, 4])}}, scalings=(Scaling("w", 0, at([1, 2]), 3.0),))
+    scalings = (Scaling("w", 0, at([1]), 2.0), Scaling("w", 1, at([0]), 5.0))
+    second = ShrinkPlan("M", {"w": (4, 2)}, {"w": {0: at([0, 2, 3])}}, scalings=scalings)
+    whole = compose(first, second)
+    assert [(one.axis, one.positions.tolist(), one.factor) for one in whole.scalings] == [(0, [1], 6.0), (1, [0], 5.0)]
+    gone = dataclasses.replace(first, scalings=(Scaling("w", 0, at([1]), 3.0),))
+    assert len(compose(gone, second).scalings) == 2
+
+
+def test_scalings_from_several_offsets_keep_their_order() -> None:
+    rows = torch.tensor([1])
+    first = ShrinkPlan("M", {"w": (3, 2)}, {}, scalings=(Scaling("w", 0, rows, 3.0),))
+    second = ShrinkPlan("M", {"w": (3, 2)}, {}, scalings=(Scaling("w", 0, rows, 2.0, 1.0),))
+    whole = compose(first, second)
+    assert [one.factor for one in whole.scalings] == [3.0, 2.0]
+    small, fresh = nn.Module(), nn.Module()
+    small.w, fresh.w = (nn.Parameter(torch.randn(3, 2).double()) for _ in range(2))
+    before = small.w.detach().clone()
+    apply_scalings(small, whole.scalings)
+    torch.testing.assert_close(expand(small, whole, fresh).w.detach(), before)
+
+
+def test_a_bias_made_for_scaled_outputs_is_scaled_with_them() -> None:
+    model = nn.Sequential(nn.Linear(3, 4, bias=False))
+    rows = torch.tensor([1, 2])
+    first = ShrinkPlan("S", shapes_of(model), {}, scalings=(Scaling("0.weight", 0, rows, 4.0),))
+    second = ShrinkPlan("S", shapes_of(model), {}, added=("0.bias",))
+    small = nn.Sequential(nn.Linear(3, 4))
+    large = expand(small, compose(first, second), model)
+    factor, x = torch.tensor([1.0, 4, 4, 1]), torch.randn(2, 3)
+    torch.testing.assert_close(large(x) * factor, small(x))

@@ -37,11 +37,12 @@ from sparsewood.shrinking.files import (
     save,
     to_json,
 )
-from sparsewood.shrinking.plan import Edit, ShrinkPlan
+from sparsewood.shrinking.plan import Edit, Scaling, ShrinkPlan
 from sparsewood.shrinking.shrink import shrink
 
 RoomFor = Callable[[int], AbstractContextManager[None]]
 KEPT = torch.tensor([0, 1, 2, 5, 7])
+HALF = torch.tensor([0, 1, 2])
 NAMES = ("conv.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "ones")
 
 
@@ -81,6 +82,7 @@ def plan_of(model: nn.Module, *, bias: bool = True) -> ShrinkPlan:
         added=("head.bias",) if bias else (),
         source=fingerprint(model),
         steps=({"sparsity": 0.375, "units": {"conv": [5, 8]}, "budget": None},),
+        scalings=(Scaling("norm.weight", 0, torch.tensor([0, 1, 4]), 1.25, 1.0), Scaling("head.weight", 0, HALF, 0.5)),
     )
 
 
@@ -395,6 +397,10 @@ def change(edit: int = 0, **fields: Any) -> Callable[[dict[str, Any]], object]:
     return lambda data: data["edits"][edit].update(fields)
 
 
+def scale(**fields: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda data: data["scalings"][0].update(fields)
+
+
 def keep(name: str, axis: str, text: Any) -> Callable[[dict[str, Any]], object]:
     return lambda data: data["kept"].setdefault(name, {}).update({axis: text})
 
@@ -455,8 +461,28 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another name": (lambda d: d["aliases"].update(x="again.weight"), r"different tensors: \['x'\]"),
     "another format": (lambda d: d.update(format="pickle"), "no field 'format'"),
     "too deep": (lambda d: d.update(steps=[json.loads('{"a":' * 50 + "1" + "}" * 50)]), "levels"),
+    "scalings that are none": (lambda d: d.update(scalings={}), "'scalings' is damaged"),
+    "no scalings": (lambda d: d.pop("scalings"), "no field 'scalings'"),
+    "a scaling without factor": (lambda d: d["scalings"][0].pop("factor"), "'scalings' is damaged"),
+    "a factor of 0": (scale(factor=0.0), "'scalings' is damaged"),
+    "a factor below 0": (scale(factor=-2.0), "'scalings' is damaged"),
+    "a whole factor": (scale(factor=2), "'scalings' is damaged"),
+    "an offset of text": (scale(offset="1"), "'scalings' is damaged"),
+    "a scaled axis": (scale(axis=1), "no axis 1"),
+    "a negative scaled axis": (scale(axis=-1), "'scalings' is damaged"),
+    "scaled positions that went": (scale(positions="0-5"), "below 5"),
+    "scaled in no order": (scale(positions="2,1"), "ascending"),
+    "a scaled nothing": (scale(param="nowhere"), "no shape"),
+    "a scaled buffer": (scale(param="norm.running_mean"), "no real parameter"),
+    "scaled too often": (lambda d: d.update(_often(d)), "scales more than"),
     "fewer positions": (keep("norm.bias", "0", "0"), r"'norm\.bias' has shape"),
 }
+
+
+def _often(data: dict[str, Any]) -> dict[str, Any]:
+    """Few bytes, and more positions than memory should hold."""
+    one = {"param": "much", "axis": 0, "positions": f"0-{2**24}", "factor": 2.0, "offset": 0.0}
+    return {"shapes": {**data["shapes"], "much": [2**25]}, "scalings": [one] * 8}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -562,6 +588,10 @@ def test_a_plan_is_text_and_back() -> None:
     assert torch.equal(again.kept["head.weight"][1], KEPT)
     assert again.kept["head.weight"][1].dtype is torch.int64
     assert (again.shapes, again.added, again.source) == (plan.shapes, plan.added, plan.source)
+    assert [(one.param, one.axis, one.positions.tolist(), one.factor, one.offset) for one in again.scalings] == [
+        ("norm.weight", 0, [0, 1, 4], 1.25, 1.0),
+        ("head.weight", 0, [0, 1, 2], 0.5, 0.0),
+    ]
     assert json.loads(to_json(plan))["kept"]["head.weight"] == {"1": "0-2,5,7"}
 
 
@@ -590,7 +620,7 @@ def test_what_json_cannot_hold_is_refused(value: Any) -> None:
 
 def test_a_plan_that_could_not_be_read_is_not_written() -> None:
     with pytest.raises(SparsewoodError, match=r"cannot be written: it changes 'm\.x' from 8 to 'a'"):
-        to_json(ShrinkPlan("M", {}, {}, (Edit("m", "x", (), 8, "a"),)))
+        planfile.to_dict(ShrinkPlan("M", {}, {}, (Edit("m", "x", (), 8, "a"),)))
 
 
 def test_positions_of_biases_that_are_made_are_kept() -> None:
@@ -626,3 +656,6 @@ def test_the_document_names_every_field(saved: Path) -> None:
         json.dumps({k: v for k, v in json.loads(example).items() if k not in ("aliases", "sha256", "weights")})
     )
     assert plan.kept["0.weight"][0].tolist() == [0, 1, 3, 7]
+    small = shrink(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.ones(1, 3), 0.5)
+    (step,) = small.plan.steps
+    assert plan.steps[0] == step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
@@ -21,7 +22,7 @@ from sparsewood.measurement.module_times import ModuleTimes, module_times
 from sparsewood.shrinking.budgets import Latency
 from sparsewood.shrinking.choice import Choice, Chooser
 from sparsewood.shrinking.engines import Eager, OnnxRuntime
-from sparsewood.shrinking.latency import _Search, meet_latency
+from sparsewood.shrinking.latency import Rounds, _Search, meet_latency
 from sparsewood.shrinking.latency_model import LatencyModel
 from sparsewood.structure import Structure
 
@@ -312,6 +313,7 @@ def test_what_cannot_be_reached_says_what_can() -> None:
     with pytest.raises(SparsewoodError, match=r"The least that is predicted is .*Ask for Latency\(0\.0") as caught:
         meet(Latency(0.001), plain_clock())
     assert "min_units=1" in str(caught.value)
+    assert re.search(r"allows [\d.]+ ms of the [\d.]+ ms", str(caught.value))
     least = float(str(caught.value).partition("Ask for Latency(")[2].partition(")")[0])
     choice, times = meet(Latency(least + 0.001), plain_clock())
     assert times.predict(choice.keep) <= (least + 0.001) * times.dense
@@ -337,10 +339,14 @@ def test_without_times_the_network_is_measured(tmp_path: Path, monkeypatch: pyte
     chooser = Chooser(model, structure, criterion=Magnitude())
     choice = meet_latency(chooser, model, x, structure, Latency(0.7), progress=told.append)
     assert choice.removed > 0
-    assert len(told) == 2
+    assert told == ["time the network, module by module", "time layers at other widths"]
     assert len(list(tmp_path.glob("layer-times-eager-*.json"))) == 1
     times = LatencyModel(model, x, structure, engine=Eager(), cache=tmp_path)
     assert 0 < times.predict(choice.keep) < times.dense
+    again: list[str] = []
+    rounds = Rounds(chooser, model, x, structure, Latency(0.7), progress=again.append)
+    assert rounds.choose({}).removed > 0
+    assert again == told
 
 
 def test_onnxruntime_as_the_engine() -> None:

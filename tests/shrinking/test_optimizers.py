@@ -15,6 +15,7 @@ from torch.optim import Optimizer, lr_scheduler
 from sparsewood.errors import SparsewoodError
 from sparsewood.shrinking.cut import take
 from sparsewood.shrinking.optimizers import Added, Carried, carry
+from sparsewood.shrinking.plan import Scaling
 
 Make = Callable[[Iterable[Any]], Optimizer]
 
@@ -274,3 +275,36 @@ def test_without_memory_there_is_nothing_to_cut() -> None:
     carry(optimizer, pairs)
     assert not optimizer.state
     train(small, optimizer, 1)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_what_is_remembered_is_that_of_the_scaled_weight(name: str) -> None:
+    """As if the weight had been scaled, and its gradients divided, from the first step on."""
+    make = torch.optim.Adagrad if name == "Adagrad" else ELEMENTWISE[name]  # without its start, which nothing scales
+    factor = torch.tensor([1.0, 4.0, 4.0], dtype=torch.float64)
+    old = nn.Parameter(torch.ones(3).double())
+    new, beside = nn.Parameter(old.detach() * factor), nn.Parameter(old.detach() * factor)
+    first, second = make([old]), make([beside])
+    for group in (*first.param_groups, *second.param_groups):
+        group["weight_decay"] = 0.0
+    for gradient in torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).double():
+        old.grad, beside.grad = gradient, gradient / factor
+        first.step()
+        second.step()
+    carry(first, [Carried(old, new, {})], scalings=[(new, Scaling("w", 0, torch.tensor([1, 2]), 4.0))])
+    found, expected = first.state[new], second.state[beside]
+    assert found.keys() == expected.keys()
+    for key in found.keys() - {"ax", "acc_delta"}:  # how far steps went depends on learning rates
+        if isinstance(found[key], Tensor):
+            torch.testing.assert_close(found[key], expected[key], rtol=1e-5, atol=1e-12)
+
+
+def test_a_mean_of_weights_is_scaled_as_they_are() -> None:
+    old, new = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.ASGD([old])
+    old.grad = torch.ones(3)
+    optimizer.step()
+    mean = optimizer.state[old]["ax"].clone()
+    kept = torch.tensor([0, 2])
+    carry(optimizer, [Carried(old, new, {0: kept})], scalings=[(new, Scaling("w", 0, torch.tensor([1]), 2.0, 1.0))])
+    torch.testing.assert_close(optimizer.state[new]["ax"], torch.stack([mean[0], (mean[2] + 1) * 2 - 1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ def reconstruct(
     ridge: float = 1e-4,
     generator: torch.Generator | None = None,
     layers: Sequence[str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Reconstruction:
     """Refit the layers of a small network to the outputs of the dense one, in place.
 
@@ -78,6 +79,7 @@ def reconstruct(
         generator: draws the positions; by default one with seed 0. With the same seed the result does not depend on
             how `data` are cut into batches, up to rounding.
         layers: names of modules to refit; by default all whose weights lost inputs.
+        progress: is called before each layer with its name, its number, counted from 1, and how many there are.
 
     Linear layers and convolutions are solved, each group of a convolution by itself; transposed convolutions, weights
     that several layers share, and layers that are not called as modules are skipped, with the reason. Normal
@@ -103,6 +105,7 @@ def reconstruct(
     tensor([[2.]], requires_grad=True)
     """
     _check(model, reference, samples, ridge)
+    _check_kept(reference, kept)
     generator = generator or torch.Generator().manual_seed(0)
     seed = int(torch.randint(2**62, (), generator=generator))
     wanted, skipped = _solvable(model, reference, kept, layers)
@@ -115,12 +118,14 @@ def reconstruct(
             skipped[name] = "it is not called as a module"
         elif dense.get(name) != order[name]:
             skipped[name] = f"it is called {order[name]} times, in the reference {dense.get(name, 0)} times"
-    for name, calls in order.items():
-        if name not in skipped:
-            outputs = kept.get(f"{name}.weight", {}).get(0)
-            pair = _Pair(model, reference, name, calls, outputs)
-            errors[name] = _refit(pair, data, samples, ridge, torch.Generator().manual_seed(seed))
-            logger.info("%s: error %.3g -> %.3g", name, errors[name].before, errors[name].after)
+    refitted = [name for name in order if name not in skipped]
+    for number, name in enumerate(refitted, 1):
+        if progress is not None:
+            progress(name, number, len(refitted))
+        outputs = kept.get(f"{name}.weight", {}).get(0)
+        pair = _Pair(model, reference, name, order[name], outputs)
+        errors[name] = _refit(pair, data, samples, ridge, torch.Generator().manual_seed(seed))
+        logger.info("%s: error %.3g -> %.3g", name, errors[name].before, errors[name].after)
     return Reconstruction(errors, skipped)
 
 
@@ -131,6 +136,23 @@ def _check(model: nn.Module, reference: nn.Module, samples: int, ridge: float) -
         raise SparsewoodError(f"reconstruct: samples must be a whole number >= 1. Got {samples!r}.")
     if isinstance(ridge, bool) or not isinstance(ridge, int | float) or not 0 <= ridge < math.inf:
         raise SparsewoodError(f"reconstruct: ridge must be a number >= 0. Got {ridge!r}.")
+
+
+def _check_kept(reference: nn.Module, kept: Kept) -> None:
+    """Raise `SparsewoodError` unless all positions are ones of the reference's parameters and buffers."""
+    tensors = {**dict(reference.named_parameters(remove_duplicate=False)), **dict(reference.named_buffers())}
+    for name, axes in kept.items():
+        for axis, positions in axes.items():
+            shape = tuple(tensors[name].shape) if name in tensors else None
+            if shape is None or not len(positions):
+                continue
+            low, high = int(positions.min()), int(positions.max())
+            if axis >= len(shape) or low < 0 or high >= shape[axis]:
+                raise SparsewoodError(
+                    f"reconstruct: 'kept' keeps position {high if low >= 0 else low} along axis {axis} of {name}, "
+                    f"whose shape in the reference is {shape}. A plan starts at the original network, however often "
+                    "that was shrunk since: pass the original as reference."
+                )
 
 
 def _solvable(

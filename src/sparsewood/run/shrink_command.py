@@ -75,11 +75,15 @@ def _preview(recipe: ShrinkRecipe) -> dict[str, Any]:
     print()
     show(outputs.group_table(report, "Units of each group"))
     told = [*outputs.budget(report), *outputs.inexact(report), *outputs.what_stays(report)]
-    print("", *told, "", "This was a preview: no network was changed or written.", sep="\n")
-    if isinstance(recipe.shrink.budget, Latency):
-        print(f"The times of layers that it took are kept in '{cache_directory()}'.")
-    print(_weights(work))
+    print("", *told, "", _untouched(recipe), _weights(work), sep="\n")
     return outputs.preview_values(recipe, report, found)
+
+
+def _untouched(recipe: ShrinkRecipe) -> str:
+    """What a preview left as it was."""
+    if isinstance(recipe.shrink.budget, Latency):
+        return f"No network was changed or written; the times of its layers are kept in '{cache_directory()}'."
+    return "Nothing was changed or written."
 
 
 def _weights(work: Work) -> str:

@@ -199,9 +199,10 @@ def proven(report: ShrinkReport) -> str:
     if report.max_difference is None:
         return "Not compared with the masked network (verify: false)."
     if report.exact:
+        rounded = "" if report.rounding is None else f"; {report.rounding:.1g} with folded weights in their own dtype"
         return (
             "Computes what the masked network does: the largest relative difference of outputs is "
-            f"{report.max_difference:.1g} in float64."
+            f"{report.max_difference:.1g}{rounded} ({' and '.join(report.conditions)})."
         )
     rest = "" if report.proven is None else f" All other removals: {report.proven:.1g}."
     return (

@@ -15,12 +15,9 @@ from sparsewood.shrinking.choice import Choice, Chooser
 from sparsewood.shrinking.costs import Costs
 from sparsewood.shrinking.engines import Eager, Engine
 from sparsewood.shrinking.plan import Keep
-from sparsewood.shrinking.pools import Free
+from sparsewood.shrinking.pools import Free, filled_up
 
-__all__ = ["Budget", "Bytes", "CountBudget", "Latency", "MACs", "Params", "meet"]
-
-NEAR = 0.01
-"""A budget of which less than this share is left is met."""
+__all__ = ["Budget", "Bytes", "CountBudget", "Latency", "MACs", "Params", "meet", "require_budget"]
 
 _NEIGHBOURS = 8
 
@@ -41,6 +38,9 @@ class CountBudget(ABC):
                 f"{name} must be a float in (0, 1], the share of the {self.what} that may be left, or a whole number "
                 f"of {self.what} >= 1. Got {value!r}."
             )
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({self.amount})"
 
     @abstractmethod
     def left(self, costs: Costs, keep: Keep) -> int:
@@ -115,11 +115,27 @@ class Latency:
         if not ok or not 0 < given[0] < math.inf or (self.fraction is not None and self.fraction > 1):
             raise SparsewoodError(
                 "Latency must be a share in (0, 1] of the time now, as Latency(0.5), or a time, as "
-                f"Latency(seconds=0.01). Got {self}."
+                f"Latency(seconds=0.01). Got {self!r}."
             )
+        if isinstance(self.engine, type) or not isinstance(self.engine, Engine):
+            raise SparsewoodError(f"'engine' must be Eager() or OnnxRuntime(). Got {self.engine!r}.")
+
+    def __str__(self) -> str:
+        amount = f"seconds={self.seconds}" if self.fraction is None else f"{self.fraction}"
+        return f"Latency({amount}{'' if self.engine == Eager() else f', engine={self.engine}'})"
 
 
 Budget = CountBudget | Latency
+
+
+def require_budget(value: object) -> None:
+    """Raise `SparsewoodError` for what is no budget: a bare number, or a class instead of one of its values."""
+    if not isinstance(value, CountBudget | Latency):
+        shown = value.__name__ if isinstance(value, type) else repr(value)
+        raise SparsewoodError(
+            "budget must say what it counts: sw.Params(0.5), sw.MACs(0.5), sw.Bytes(0.5) or sw.Latency(0.5). "
+            f"Got {shown}."
+        )
 
 
 def meet(chooser: Chooser, costs: Costs, budget: CountBudget, held: Mapping[str, str] | None = None) -> Choice:
@@ -178,21 +194,9 @@ class _Search:
         return range(max(0, gone - _NEIGHBOURS), min(most, gone + _NEIGHBOURS) + 1)
 
     def filled(self, kept: np.ndarray) -> np.ndarray:
-        """More units, the best-scored first, as far as they fit and until the budget is nearly used up."""
-        kept, left = kept.copy(), self.left(kept)
-        open_groups = set(np.flatnonzero(kept < self.free.units).tolist())
-        while open_groups and left < (1 - NEAR) * self.allowed:
-            best = max(open_groups, key=lambda group: (self.chooser.next_score(self.free, group, kept[group]), -group))
-            more = kept.copy()
-            more[best] = self.free.above(best, int(kept[best]) + 1)
-            cost = self.left(more)
-            if cost > self.allowed:
-                open_groups.remove(best)
-                continue
-            kept, left = more, cost
-            if kept[best] == self.free.units[best]:
-                open_groups.remove(best)
-        return kept
+        """More units, as far as they fit."""
+        chooser, free = self.chooser, self.free
+        return filled_up(free, kept, lambda i, n: chooser.next_score(free, i, n), self.left, self.allowed)
 
     def result(self, kept: np.ndarray, asked: int) -> Choice:
         choice = self.chooser.chosen(self.free, kept, asked)

@@ -6,7 +6,7 @@ import fnmatch
 import logging
 import math
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.algebra import Integers
-from sparsewood.allocation.budgets import Layer
+from sparsewood.allocation.budgets import Layer, total_kept
+from sparsewood.allocation.erk import ERK
 from sparsewood.allocation.scopes import (
     Amounts,
     Everywhere,
@@ -29,7 +30,7 @@ from sparsewood.criteria import Criterion
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.parameters import Selector, Selectors, entries, find
 from sparsewood.shrinking.lifting import UnitScores, element_scores_of_units, over_mean, require_scores
-from sparsewood.shrinking.pools import Free, kept_of_pool, lamp_shares
+from sparsewood.shrinking.pools import Free, kept_of_pool, lamp_shares, require_floors
 from sparsewood.statistics import Loss
 from sparsewood.structure import Group, Structure
 from sparsewood.structure.structure import Slice
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_AMOUNT = Sparsity(0.5)
 PROTECTED = "it is protected"
 NO_SCORE = "the criterion gives it no score"
+_SHOW = "print(sparsewood.trace(model, inputs))"
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +143,6 @@ class Chooser:
         kept = free.rounded(unrounded, pools)
         return self.chosen(free, kept, int((free.units - unrounded).sum()))
 
-    def remove(self, units: int, held: Mapping[str, str] | None = None) -> Choice:
-        """As `choose`, for a number of units."""
-        free = self.free(held or {})
-        return self.chosen(free, self.counts(free, units), units)
-
     def free(self, held: Mapping[str, str]) -> Free:
         """The groups that may lose units if those in `held` may not."""
         reasons = self._held(held)
@@ -214,7 +211,9 @@ class Chooser:
 
     def _nothing(self, reasons: Mapping[str, str]) -> SparsewoodError:
         if not reasons:
-            return SparsewoodError("No unit of this network can be removed; print(structure) says what froze them.")
+            largest = [str(one) for one in self.structure.barriers if one.parameters]
+            why = "".join(f" {one}." for one in list(dict.fromkeys(largest))[:3])
+            return SparsewoodError(f"No unit of this network can be removed.{why} {_SHOW} says what froze all of them.")
         shown = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:6])
         more = f"; and {len(reasons) - 6} more" if len(reasons) > 6 else ""
         return SparsewoodError(
@@ -267,6 +266,9 @@ class Chooser:
             lambda group, value: int((raw[group] >= value).sum()),
         )
         threshold = isinstance(amount, Threshold) and self.scope.own_amounts is None
+        if self.scope.shares_total and not threshold:
+            without_floors = [replace(layer, floor=0) for layer in layers]
+            require_floors(layers, total_kept(amount, without_floors), self.floor_rule)
         pools = threshold_pools(range(len(layers)), request, amount) if threshold else self.scope.pools(request)
         kept = free.units.copy()
         for pool in pools:
@@ -324,7 +326,7 @@ class Chooser:
         if not meant:
             raise SparsewoodError(
                 f"{selector!r} in {what} means no unit that can be removed: none is made there. "
-                "print(structure) says which there are, and why others stay."
+                f"{_SHOW} says which there are, and why others stay."
             )
         return [number for number, group in enumerate(free.groups) if group.name in meant]
 
@@ -335,6 +337,11 @@ def _made(group: Group) -> set[str]:
 
 
 def _scope_and_amount(scope: Scope, amount: AmountLike | Amounts | None) -> tuple[Scope, Any]:
+    if isinstance(scope, PerLayer) and isinstance(scope.allocation, ERK):
+        raise SparsewoodError(
+            "ERK() shares out single weights, by the sides of each weight; a group of units has no sides, so that it "
+            "would be Uniform(). Use PerLayer() or PerLayer(sparsewood.allocation.LAMP())."
+        )
     if isinstance(amount, Mapping):
         if scope != Everywhere():
             raise SparsewoodError(

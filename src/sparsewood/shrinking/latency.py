@@ -16,16 +16,16 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import Inputs
 from sparsewood.measurement.layer_times import best_of, cache_directory, clock_for
 from sparsewood.shrinking.budgets import Latency
-from sparsewood.shrinking.choice import Choice, Chooser, Free
+from sparsewood.shrinking.choice import Choice, Chooser
 from sparsewood.shrinking.latency_model import LatencyModel
 from sparsewood.shrinking.plan import Keep
+from sparsewood.shrinking.pools import Free, filled_up
 from sparsewood.structure import Structure
+from sparsewood.structure.names import counted
 
 __all__ = ["Rounds", "allowed_seconds", "meet_latency"]
 
-NEAR = 0.01
-"""A budget of which less than this share is left is met."""
-
+_TIMING = "time the network, module by module"
 _WIDER = 4
 """How many steps wider a group is tried for nothing."""
 _CLOSE = (0.92, 1.03)
@@ -68,7 +68,7 @@ def meet_latency(
     tell = progress or (lambda _: None)
     free = chooser.free(held or {})
     if times is None:
-        tell("time the network, module by module")
+        tell(_TIMING)
         times = LatencyModel(model, example_inputs, structure, engine=budget.engine, cache=cache_directory())
     allowed = allowed_seconds(budget, times) / correction
     search = _Search(chooser, times, free, allowed)
@@ -93,18 +93,27 @@ class Rounds:
 
     Each round chooses widths by the tables, and once the network is built `measure` compares it with the large one, in
     turn. If that is further from the budget than `_CLOSE`, the next round's predictions are corrected by the factor
-    that was found; at most `_ROUNDS`.
+    that was found; at most `_ROUNDS`. `progress` is called with what is being measured.
     """
 
     def __init__(
-        self, chooser: Chooser, model: nn.Module, example_inputs: Inputs, structure: Structure, budget: Latency
+        self,
+        chooser: Chooser,
+        model: nn.Module,
+        example_inputs: Inputs,
+        structure: Structure,
+        budget: Latency,
+        *,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         self.chooser, self.model, self.inputs, self.structure = chooser, model, example_inputs, structure
         self.budget, self.correction, self.round = budget, 1.0, 0
+        self.progress = progress or (lambda _: None)
 
     @cached_property
     def times(self) -> LatencyModel:
         """The large network, timed."""
+        self.progress(_TIMING)
         return LatencyModel(self.model, self.inputs, self.structure, engine=self.budget.engine, cache=cache_directory())
 
     @cached_property
@@ -120,11 +129,12 @@ class Rounds:
         """What stays, by the corrected tables."""
         return meet_latency(
             self.chooser, self.model, self.inputs, self.structure, self.budget, held,
-            times=self.times, correction=self.correction,
+            times=self.times, correction=self.correction, progress=self.progress,
         )  # fmt: skip
 
     def measure(self, small: nn.Module, keep: Keep) -> tuple[float, float, bool]:
         """Seconds that the small network takes, measured and predicted, and whether another round should follow."""
+        self.progress("time both networks")
         first = next(chain(small.parameters(), small.buffers()))
         timed = partial(best_of, repeats=5, minimum=3, seconds=0.3, clock=clock_for(first.device))
         smaller = self.budget.engine.ready(small, self.inputs)
@@ -205,30 +215,18 @@ class _Search:
         return kept
 
     def filled(self, kept: np.ndarray) -> np.ndarray:
-        """More units, the best-scored first, as far as they fit and until the time is nearly used up."""
-        kept, now = kept.copy(), self.seconds(kept)
-        open_groups = set(np.flatnonzero(kept < self.free.units).tolist())
-        while open_groups and now < (1 - NEAR) * self.allowed:
-            best = max(open_groups, key=lambda group: (self.chooser.next_score(self.free, group, kept[group]), -group))
-            more = kept.copy()
-            more[best] = self.free.above(best, int(kept[best]) + 1)
-            seconds = self.seconds(more)
-            if seconds > self.allowed:
-                open_groups.remove(best)
-                continue
-            kept, now = more, seconds
-            if kept[best] == self.free.units[best]:
-                open_groups.remove(best)
-        return kept
+        """More units, as far as there is time for them."""
+        chooser, free = self.chooser, self.free
+        return filled_up(free, kept, lambda i, n: chooser.next_score(free, i, n), self.seconds, self.allowed)
 
 
 def _unreachable(budget: Latency, times: LatencyModel, search: _Search, correction: float) -> SparsewoodError:
     dense, least = times.dense, search.fastest * correction
-    held = f"; {len(search.free.held)} groups are held" if search.free.held else ""
+    held = f"; held: {counted(len(search.free.held), 'group')}" if search.free.held else ""
     corrected = f" (predictions times {correction:.2f}, as measured)" if correction != 1 else ""
     return SparsewoodError(
-        f"{budget} allows {search.allowed * correction:.4g} s of the {dense:.4g} s that the network takes. The least "
-        f"that is predicted{corrected} is {least:.4g} s ({100 * least / dense:.1f} %), with the fewest units that may "
-        f"stay in every group ({search.chooser.floor_rule}){held}. Ask for Latency({least / dense:.3f}) or more, "
-        "protect less, or lower min_units and round_to."
+        f"{budget} allows {1000 * search.allowed * correction:.4g} ms of the {1000 * dense:.4g} ms that the network "
+        f"takes. The least that is predicted{corrected} is {1000 * least:.4g} ms ({100 * least / dense:.1f} %), with "
+        f"the fewest units that may stay in every group ({search.chooser.floor_rule}){held}. Ask for "
+        f"Latency({least / dense:.3f}) or more, protect less, or lower min_units and round_to."
     )

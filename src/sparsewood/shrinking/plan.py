@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from sparsewood.structure.names import counted
+
 __all__ = ["Edit", "Keep", "Scaling", "ShrinkPlan"]
 
 Keep = Mapping[str, np.ndarray]
@@ -67,3 +69,21 @@ class ShrinkPlan:
     source: str = ""
     steps: tuple[Mapping[str, Any], ...] = ()
     scalings: tuple[Scaling, ...] = ()
+
+    def __repr__(self) -> str:
+        """One line, whatever the size of the network: fields can be read one by one."""
+        parts = [f"{sum(map(bool, self.kept.values()))} of {len(self.shapes)} tensors cut"]
+        others = {"edit": self.edits, "replacement": self.replaced, "new bias": self.added, "scaling": self.scalings}
+        parts += [f"{what} x{len(found)}" for what, found in others.items() if found]
+        return f"ShrinkPlan({self.model}: {', '.join([*parts, counted(len(self.steps), 'step')])})"
+
+    def __str__(self) -> str:
+        return "\n".join([repr(self), *(f"  step {n}: {_told(step)}" for n, step in enumerate(self.steps, 1))])
+
+
+def _told(step: Mapping[str, Any]) -> str:
+    """What was asked for, and how many units stayed, in one line."""
+    asked = ", ".join(f"{key}={value}" for key, value in step.items() if key != "units")
+    counts = list(step["units"].values()) if isinstance(step.get("units"), Mapping) else []
+    kept, units = sum(one[0] for one in counts), sum(one[1] for one in counts)
+    return f"{asked}; {kept:,} of {counted(units, 'unit')} stay in {counted(len(counts), 'group')}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +12,12 @@ from sparsewood.allocation.budgets import Layer
 from sparsewood.allocation.scopes import Pool
 from sparsewood.errors import SparsewoodError
 from sparsewood.structure import Group
+from sparsewood.structure.names import counted
 
-__all__ = ["Free", "best_counts", "kept_of_pool", "lamp_shares"]
+__all__ = ["Free", "best_counts", "filled_up", "kept_of_pool", "lamp_shares", "require_floors"]
+
+NEAR = 0.01
+"""A budget of which less than this share is left is met."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,17 +113,44 @@ def kept_of_pool(pool: Pool, scores: Sequence[np.ndarray], layers: Sequence[Laye
     if pool.by_row:
         raise SparsewoodError("PerRow() is for single weights; a unit has no rows. Use PerLayer().")
     members = [layers[i] for i in pool.members]
-    least, units = sum(one.floor for one in members), sum(one.units for one in members)
-    if pool.keep < least:
-        raise SparsewoodError(
-            f"At most {units - least:,} of {units:,} units of {_shown([one.name for one in members])} can go ({rule}), "
-            f"but {units - pool.keep:,} should. Ask for less."
-        )
+    require_floors(members, pool.keep, rule)
     return best_counts([scores[i] for i in pool.members], pool.keep, pool.floors)
 
 
+def require_floors(layers: Sequence[Layer], keep: int, rule: str) -> None:
+    """Raise `SparsewoodError` if that many units are less than must stay of `layers`; `rule` says in words why."""
+    least, units = sum(one.floor for one in layers), sum(one.units for one in layers)
+    if keep < least:
+        raise SparsewoodError(
+            f"At most {units - least:,} of {units:,} units of {_shown([one.name for one in layers])} can go ({rule}), "
+            f"but {units - keep:,} should. Ask for less."
+        )
+
+
+def filled_up(
+    free: Free, kept: Integers, score: Callable[[int, int], float], cost: Callable[[Integers], float], allowed: float
+) -> Integers:
+    """`kept` and more units, the best-scored first, as far as `allowed` goes and until it is nearly used up.
+
+    `score(group, n)` is that of the best unit that is not among the best n; `cost(kept)` what is left if these stay.
+    """
+    kept, left = kept.copy(), cost(kept)
+    growing = set(np.flatnonzero(kept < free.units).tolist())
+    while growing and left < (1 - NEAR) * allowed:
+        best = max(growing, key=lambda group: (score(group, int(kept[group])), -group))
+        more = kept.copy()
+        more[best] = free.above(best, int(kept[best]) + 1)
+        needed = cost(more)
+        if needed <= allowed:
+            kept, left = more, needed
+        if needed > allowed or kept[best] == free.units[best]:
+            growing.remove(best)
+    return kept
+
+
 def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more groups" if len(names) > 3 else "")
+    more = f" and {counted(len(names) - 3, 'more group')}" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def lamp_shares(scores: Sequence[np.ndarray], keep: int, floors: Integers) -> Integers:

@@ -20,8 +20,7 @@ from sparsewood.shrinking.folding import fold_constants
 from sparsewood.shrinking.normalizers import normalizers
 from sparsewood.shrinking.plan import Keep
 from sparsewood.shrinking.proof import Probe, References, distance, has_power, masked_outputs, tolerable, tolerance
-from sparsewood.shrinking.scales import Folded as Scales
-from sparsewood.shrinking.scales import apply_scalings, fold_scales
+from sparsewood.shrinking.scales import Scales, apply_scalings, fold_scales
 from sparsewood.shrinking.sizes import Sizes
 from sparsewood.structure import Structure
 from sparsewood.structure.rules.normalization import NORMALISED

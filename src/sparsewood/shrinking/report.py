@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparsewood.measurement import Latency
+from sparsewood.errors import SparsewoodError
 from sparsewood.structure import Barrier
-from sparsewood.structure.names import short
+from sparsewood.structure.names import counted, percent, short
 
 __all__ = ["Budgeted", "ShrinkReport", "Size"]
+
+_SLOWER = 1.05
+"""How far above a latency budget a measurement still meets it: times vary."""
+
+_REASONS = 2
+"""How many reasons why parameters stay are printed."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Parameters, multiply-adds on the example inputs, and bytes of parameters and buffers; latency if measured."""
+    """Parameters, multiply-adds on the example inputs, and bytes of parameters and buffers."""
 
     params: int
     macs: int
     bytes: int
-    latency: Latency | None = None
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,23 @@ class Budgeted:
     reached: float | None
     predicted: float | None = None
 
+    @property
+    def met(self) -> bool | None:
+        """Whether no more is left than allowed (a time may be 5 % longer); None where nothing was measured."""
+        if self.allowed is None or self.reached is None:
+            return None
+        return self.reached <= self.allowed * (1 if self.predicted is None else _SLOWER)
+
     def __str__(self) -> str:
+        return f"{self.budget}: {self._numbers()}{' (MISSED)' if self.met is False else ''}"
+
+    def _numbers(self) -> str:
         if self.predicted is None:
-            return f"{self.budget}: {self.reached:,} left, {self.allowed:,} allowed"
+            numbers = {"left": self.reached, "allowed": self.allowed}
+            return ", ".join(f"{number:,} {what}" for what, number in numbers.items() if number is not None)
         times = {"measured": self.reached, "predicted": self.predicted, "allowed": self.allowed}
         known = [f"{1000 * seconds:.3g} ms {what}" for what, seconds in times.items() if seconds is not None]
-        return f"{self.budget}: {', '.join(known)}"
+        return ", ".join(known)
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class ShrinkReport:
     held: groups that could have lost units and did not, or fewer than asked for, and why.
     barriers: why the rest of the network stays.
     conditions: how the networks were run for the comparison; `notes` what could not be tried.
-    folded: biases that took over the constants or means of removed units, with the spread of what they replace.
+    folded: weights whose biases took over the constants or means of removed units, with the spread of what these add.
     budget: what was asked for and reached, if it was a budget.
     seconds: how long each part took.
     """
@@ -85,8 +101,34 @@ class ShrinkReport:
         """Whether the two networks were compared."""
         return self.max_difference is not None
 
+    def __repr__(self) -> str:
+        proof = "not verified" if self.max_difference is None else "exact" if self.exact else "not exact"
+        total = sum(count for _, count in self.units.values())
+        sizes = f"{self.before.params:,} -> {self.after.params:,} parameters"
+        return f"ShrinkReport({self.removed:,} of {total:,} units, {sizes}, {proof})"
+
     def __str__(self) -> str:
-        return "\n".join([*self._sizes(), *self._units(), *self._proof(), *self._reasons()])
+        return "\n".join([*self._sizes(), *self._units(), *self._folded(), *self._proof(), *self._reasons()])
+
+    def table(self, most: int = 40) -> str:
+        """The units of each group before and after, and the share that stays; the first `most` groups.
+
+        >>> size = Size(0, 0, 0)
+        >>> print(ShrinkReport(size, size, {"conv1": (6, 8), "fc": (5, 100)}, asked=97, removed=97).table())
+        conv1    8 -> 6  75.0 %
+        fc     100 -> 5   5.0 %
+        """
+        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+            raise SparsewoodError(f"most must be a whole number >= 1. Got {most!r}.")
+        shown = list(self.units.items())[:most]
+        rows = [(name, f"{units:,}", f"{kept:,}", percent(kept / units)) for name, (kept, units) in shown]
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
+        lines = [
+            f"{name:<{widths[0]}}  {units:>{widths[1]}} -> {kept:>{widths[2]}}  {share:>{widths[3]}}"
+            for name, units, kept, share in rows
+        ]
+        left = len(self.units) - len(shown)
+        return "\n".join([*lines, f"... and {counted(left, 'more group')}"] if left else lines)
 
     def _sizes(self) -> list[str]:
         lines = [f"{'':<12}{'before':>10}{'after':>10}{'ratio':>8}"]
@@ -96,9 +138,6 @@ class ShrinkReport:
             ("bytes", self.before.bytes, self.after.bytes),
         ]
         lines += [f"{name:<12}{short(old):>10}{short(new):>10}{_ratio(old, new):>8}" for name, old, new in rows]
-        if self.before.latency is not None and self.after.latency is not None:
-            old, new = self.before.latency.median, self.after.latency.median
-            lines.append(f"{'latency ms':<12}{1000 * old:>10.2f}{1000 * new:>10.2f}{_ratio(old, new):>8}")
         if self.budget is not None:
             lines.append(f"budget: {self.budget}")
         return lines
@@ -106,12 +145,22 @@ class ShrinkReport:
     def _units(self) -> list[str]:
         total = sum(count for _, count in self.units.values())
         touched = sum(kept < count for kept, count in self.units.values())
-        return [f"{self.removed:,} of {total:,} units removed, from {touched} of {len(self.units)} groups"]
+        asked = f" ({self.asked:,} asked for)" if self.asked != self.removed and self.budget is None else ""
+        groups = f"{touched} of {counted(len(self.units), 'group')}"
+        return [f"{self.removed:,} of {counted(total, 'unit')} removed{asked}, from {groups}"]
+
+    def _folded(self) -> list[str]:
+        if not self.folded:
+            return []
+        largest = max(self.folded.values())
+        spread = f"which varies by up to {largest:.1g}" if largest else "which is constant"
+        biases = "the bias of 1 layer" if len(self.folded) == 1 else f"the biases of {len(self.folded):,} layers"
+        return [f"folded: {biases} took over what removed units add, {spread}"]
 
     def _proof(self) -> list[str]:
         if self.max_difference is None:
             return ["not verified", *self._counted()]
-        how = f"{' and '.join(self.conditions)}" if self.conditions else "the example inputs"
+        how = _joined(self.conditions) if self.conditions else "the example inputs"
         if self.exact:
             rounded = "" if self.rounding is None else f"; {self.rounding:.1g} with folded weights in their own dtype"
             return [
@@ -134,13 +183,42 @@ class ShrinkReport:
         for name, reason in self.held.items():
             by_reason.setdefault(reason, []).append(name)
         lines = [f"held: {_listed(names)}: {reason}" for reason, names in by_reason.items()]
-        return lines + [f"note: {note}" for note in self.notes]
+        return [*lines, *self._stays(), *(f"note: {note}" for note in self.notes)]
+
+    def _stays(self) -> list[str]:
+        """Why parameters stay that no removable unit holds: the reasons that hold most of them."""
+        by_reason: dict[str, int] = {}
+        for barrier in self.barriers:
+            by_reason[str(barrier)] = by_reason.get(str(barrier), 0) + barrier.parameters
+        found = sorted(((held, reason) for reason, held in by_reason.items() if held), key=lambda one: -one[0])
+        lines = [f"stays: {counted(held, 'parameter')}: {reason}" for held, reason in found[:_REASONS]]
+        more = len(found) - _REASONS
+        return [*lines, f"stays: {counted(more, 'more reason')}, see .barriers"] if more > 0 else lines
 
 
 def _ratio(before: float, after: float) -> str:
     return f"{before / after:.2f}x" if after else "-"
 
 
-def _listed(names: list[str], most: int = 3) -> str:
+def _joined(conditions: Iterable[str]) -> str:
+    """How the networks were run, each mode and kind of inputs named once.
+
+    >>> _joined(["eval mode", "eval mode, random inputs"])
+    'eval mode; example and random inputs'
+    >>> _joined(["eval mode", "eval mode, random inputs", "train mode"])
+    'eval mode, example and random inputs; train mode, example inputs'
+    """
+    inputs: dict[str, dict[str, None]] = {}
+    for name in conditions:
+        mode, _, kind = name.partition(", ")
+        inputs.setdefault(mode.removesuffix(" mode"), {})[kind.removesuffix(" inputs") or "example"] = None
+    modes: dict[str, list[str]] = {}
+    for mode, kinds in inputs.items():
+        modes.setdefault(" and ".join(kinds), []).append(mode)
+    dash = "; " if len(modes) == 1 else ", "
+    return "; ".join(f"{' and '.join(names)} mode{dash}{kinds} inputs" for kinds, names in modes.items())
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -36,9 +36,6 @@ class Scales:
     reasons: tuple[str, ...] = ()
 
 
-Folded = Scales
-
-
 def fold_scales(
     small: nn.Module,
     structure: Structure,

@@ -19,7 +19,7 @@ from sparsewood.criteria import Criterion, Magnitude
 from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.inputs import to_model_device
 from sparsewood.masks import apply_masks
-from sparsewood.shrinking.budgets import Bytes, CountBudget, Latency, Params, meet
+from sparsewood.shrinking.budgets import Bytes, CountBudget, Latency, Params, meet, require_budget
 from sparsewood.shrinking.build import Built, build, merged, refused
 from sparsewood.shrinking.choice import DEFAULT_AMOUNT, Choice, Chooser, UnitScores
 from sparsewood.shrinking.copies import duplicate
@@ -210,10 +210,8 @@ def _check(model: nn.Module, request: _Request) -> None:
         raise SparsewoodError(f"'structure' must be what trace returned. Got {type(request.structure).__name__}.")
     if request.data is not None:
         require_batches(request.data)
-    if request.budget is not None and not isinstance(request.budget, CountBudget | Latency):
-        raise SparsewoodError(
-            f"A budget is Params(...), MACs(...), Bytes(...) or Latency(...). Got {request.budget!r}."
-        )
+    if request.budget is not None:
+        require_budget(request.budget)
     asked = {
         "sparsity": request.sparsity is not DEFAULT_AMOUNT,
         "budget": request.budget is not None,
@@ -246,7 +244,9 @@ class _Shrinking:
         self.rounds: Rounds | None = None
         self.timed: tuple[float, float] | None = None
         if self.chooser is not None and isinstance(request.budget, Latency):
-            self.rounds = Rounds(self.chooser, self.model, self.inputs, self.structure, request.budget)
+            self.rounds = Rounds(
+                self.chooser, self.model, self.inputs, self.structure, request.budget, progress=request.progress
+            )
 
     def _chooser(self) -> Chooser:
         w = self.request
@@ -382,14 +382,17 @@ class _Shrinking:
     def _finished(self, result: _Result, optimizer: torch.optim.Optimizer | None, source: str) -> Shrunk:
         small, proof = result.built.model, result.proof
         edits = merged([*result.built.plan.edits, *proof.scales.edits])
-        plan = replace(result.built.plan, edits=edits, source=source, steps=(self._step(result.choice),))
+        scalings = tuple(proof.scales.scalings)
+        steps = (self._step(result.choice),)
+        plan = replace(result.built.plan, edits=edits, scalings=scalings, source=source, steps=steps)
         before = attached(self.given)
         whole = plan if before is None else compose(before, plan)
         attach(small, whole)
         report = self.report(result.choice, result.held, result.filled, proof, small)
         if optimizer is not None:  # last, since nothing may fail once it has changed
             with self._stage("optimizer"):
-                carry(optimizer, _carried(self.given, small, plan), _added(small, plan.added))
+                scaled = [(small.get_parameter(one.param), one) for one in scalings]
+                carry(optimizer, _carried(self.given, small, plan), _added(small, plan.added), scaled)
         return Shrunk(small, whole, report)
 
     def _step(self, choice: Choice) -> dict[str, Any]:
