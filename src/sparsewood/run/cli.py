@@ -278,8 +278,8 @@ def shrink(
     set_
         A setting of the recipe, as in --set shrink.sparsity=0.7; may be given several times.
     preview
-        Show how many units of which group would go, the sizes that come of it, what stays and why; no network is trained
-        or written.
+        Show how many units of which group would go, the sizes that come of it, what stays and why; no network is
+        trained or written.
     json
         Write the summary there as well; - is standard output, and the tables then go to standard error.
     quiet
