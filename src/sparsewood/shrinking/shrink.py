@@ -201,6 +201,10 @@ class _Request:
     progress: Progress | None
 
 
+def _is_default(sparsity: object) -> bool:
+    return sparsity in (DEFAULT_AMOUNT, DEFAULT_AMOUNT.fraction)
+
+
 def _check(model: nn.Module, request: _Request) -> None:
     """Raise `SparsewoodError` for what means nothing, or would be ignored."""
     require_model(model)
@@ -213,7 +217,7 @@ def _check(model: nn.Module, request: _Request) -> None:
     if request.budget is not None:
         require_budget(request.budget)
     asked = {
-        "sparsity": request.sparsity is not DEFAULT_AMOUNT,
+        "sparsity": not _is_default(request.sparsity),
         "budget": request.budget is not None,
         "masks": request.masks is not None,
     }
