@@ -84,7 +84,7 @@ def measure(entry: Entry) -> Row:
         report.max_difference,
         report.proven,
         report.exact,
-        "" if all("not in float64" not in note for note in report.notes) else "float32",
+        "; ".join(note for note in report.notes if note.startswith(("not in float64", "exact up to"))),
         sorted({reason for reasons in report.inexact.values() for reason in reasons}),
         dict(Counter(report.held.values())),
     )
@@ -99,7 +99,7 @@ def show(row: Row) -> None:
     if row.proven is not None:
         verdict += f"; the rest {row.proven:.0e}"
     if row.compared:
-        verdict += f"; in {row.compared}"
+        verdict = row.compared if row.exact and row.compared.startswith("exact") else f"{verdict}; {row.compared}"
     if row.held:
         verdict += f"; {sum(row.held.values())} groups held"
     before, after = zip(row.params, row.macs, strict=True)

@@ -82,6 +82,9 @@ class Prover:
         found = distance(probe, scaled, references)
         conditions = tuple(one.name for one, _ in references)
         proof = Proof(found, None, tolerable(found, probe, _EXACT), None, {}, conditions, tuple(probe.notes), scales)
+        if proof.exact and found > limit:
+            why = f"exact up to rounding: the network computes with numbers in steps of {probe.eps:.1g}"
+            proof = replace(proof, notes=(*proof.notes, why))
         if not has_power(probe, scaled, references, built.plan.kept):
             raise SparsewoodError(self._powerless())
         if filled.constants or scales.scalings:
