@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparsewood.recovery.passes import attention_called_in_parts
+
 __all__ = ["OPAQUE", "always_alike", "attributes_of", "difference", "finite", "others", "shuffled", "tensors_in"]
 
 OPAQUE = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType)
@@ -28,7 +30,7 @@ def always_alike(model: nn.Module, seed: int) -> Iterator[None]:
         _random_state(seed),
         torch.no_grad(),
         torch.compiler.set_stance("force_eager"),
-        _no_fast_path(),
+        attention_called_in_parts(),
         _without_memory(model),
     ):
         yield
@@ -63,17 +65,6 @@ def _random_state(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-
-
-@contextmanager
-def _no_fast_path() -> Iterator[None]:
-    """Attention raises where its parts are, not in a fused whole."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager
