@@ -523,3 +523,12 @@ def test_a_width_behind_which_a_function_bends_is_told(function: Callable[[], nn
     report = sw.shrink(model, X, 4).report
     assert report.exact == (function is nn.ReLU)
     assert report.inexact == ({} if function is nn.ReLU else {"0": ("mean over units",)})
+
+
+@pytest.mark.parametrize("sparsity", [0.5, sw.Sparsity(0.5)])
+def test_the_default_amount_leaves_it_to_the_scope(conv: Network, sparsity: Any) -> None:
+    """Said or not, it is the same."""
+    model, inputs = conv
+    said = sw.shrink(model, inputs, sparsity, scope={"stem": 0.25}).report
+    assert said.units == sw.shrink(model, inputs, scope={"stem": 0.25}).report.units
+    assert said.removed == said.asked > 0

@@ -76,7 +76,7 @@ class Prover:
         small = self._small(probe, filled, built)
         references = masked_outputs(probe, self.structure, filled.silenced)
         limit, inexact = tolerance(probe, _EXACT), counted(self.structure, keep)
-        scales, scaled = self._scaled(probe, small, references, keep, limit) if inexact else (Scales(), small)
+        scales, scaled = self._scaled(probe, small, references, filled, limit) if inexact else (Scales(), small)
         apply_scalings(built.model, scales.scalings)
         apply_edits(built.model, scales.edits)
         found = distance(probe, scaled, references)
@@ -88,7 +88,7 @@ class Prover:
         if not has_power(probe, scaled, references, built.plan.kept):
             raise SparsewoodError(self._powerless())
         if filled.constants or scales.scalings:
-            proof = replace(proof, rounding=self._rounding(probe, built, references, found))
+            proof = replace(proof, rounding=self._rounding(probe, built, scaled, conditions))
         if proof.exact:
             return proof
         if not inexact:
@@ -121,17 +121,17 @@ class Prover:
         return build(reference, self.structure, filled.keep, done.added).model
 
     def _scaled(
-        self, probe: Probe, small: nn.Module, references: References, keep: Keep, limit: float
+        self, probe: Probe, small: nn.Module, references: References, filled: Filled, limit: float
     ) -> tuple[Scales, nn.Module]:
         """Widths folded into a copy of `small`; nothing, if that makes no great difference."""
         scaled = copy.deepcopy(small)
-        hopeless = any(NORMALISED in reasons for reasons in counted(self.structure, keep).values())
+        hopeless = any(NORMALISED in reasons for reasons in counted(self.structure, filled.keep).values())
         left = iter(range(2 if hopeless else _GUESSES))  # what stays for another reason hides how good a guess is
 
         def difference() -> float:
             return distance(probe, scaled, references) if next(left, None) is not None else math.inf
 
-        scales = fold_scales(scaled, self.structure, keep, difference, enough=limit)
+        scales = fold_scales(scaled, self.structure, filled.keep, difference, enough=limit)
         if not scales.scalings or distance(probe, scaled, references) > max(
             limit, distance(probe, small, references) / 10
         ):
@@ -140,12 +140,16 @@ class Prover:
 
     # ------------------------------------------------------------ what is left to prove
 
-    def _rounding(self, probe: Probe, built: Built, references: References, found: float) -> float:
-        """How far the network as it is differs; raises `SparsewoodError` if that is more than rounding its weights."""
+    def _rounding(self, probe: Probe, built: Built, exact: nn.Module, conditions: Sequence[str]) -> float:
+        """How far the network as it is differs from `exact`, the same one with nothing rounded.
+
+        Raises `SparsewoodError` if that is more than rounding its weights.
+        """
         step = max((torch.finfo(x.dtype).eps for x in built.model.parameters() if x.is_floating_point()), default=0.0)
+        references = [(one, probe.run(one, exact)) for one in probe.conditions if one.name in conditions]
         rounding = distance(probe, probe.of(built.model), references)
-        if rounding > 2 * found + math.sqrt(step):
-            raise SparsewoodError(self._differs(rounding, math.sqrt(step), [one.name for one, _ in references]))
+        if rounding > math.sqrt(step):
+            raise SparsewoodError(self._differs(rounding, math.sqrt(step), conditions))
         return rounding
 
     def _proven(self, probe: Probe, small: nn.Module, filled: Filled, inexact: Iterable[str]) -> float | None:

@@ -254,9 +254,8 @@ class _Shrinking:
 
     def _chooser(self) -> Chooser:
         w = self.request
-        amount = (
-            None if w.sparsity is DEFAULT_AMOUNT else w.sparsity
-        )  # then a scope with amounts of its own has its say
+        # The default amount leaves it to a scope with amounts of its own.
+        amount = None if _is_default(w.sparsity) else w.sparsity
         return Chooser(
             self.model, self.structure, criterion=w.criterion, scope=w.scope, amount=amount, data=w.data,
             loss=w.loss, example_inputs=self.inputs, protect=w.protect, round_to=w.round_to, min_units=w.min_units,
@@ -314,10 +313,8 @@ class _Shrinking:
 
     def run(self, *, bias_propagation: bool, optimizer: torch.optim.Optimizer | None, verify: bool) -> Shrunk:
         """Choose, build, prove; what does not run without its units is held, and chosen again."""
-        with (
-            torch.inference_mode(False),
-            ThreadPoolExecutor(1) as beside,
-        ):  # the large network is only read from here on
+        # From here on the large network is only read.
+        with torch.inference_mode(False), ThreadPoolExecutor(1) as beside:
             source = beside.submit(fingerprint, self.given)
             return self._run(source, bias_propagation=bias_propagation, optimizer=optimizer, verify=verify)
 
@@ -467,13 +464,7 @@ class _Shrinking:
         return ShrinkReport(
             before=before,
             after=after,
-            units={
-                group.name: (
-                    int(choice.keep[group.name].sum()) if group.name in choice.keep else group.units,
-                    group.units,
-                )
-                for group in self.structure.prunable
-            },
+            units={name: (int(stays.sum()), len(stays)) for name, stays in {**everything, **choice.keep}.items()},
             asked=choice.asked,
             removed=choice.removed,
             max_difference=proof.difference,
