@@ -17,6 +17,8 @@ from . import (
     structure,
     testing,
     train,
+    unit_criteria,
+    units,
 )
 from .allocation import ERK, Everywhere, Isomorphic, Named, PerLayer, PerRow, PerType, Uniform
 from .criteria import (
@@ -49,10 +51,12 @@ from .shrinking import (
     save,
     shrink,
 )
-from .statistics import AbsoluteGradient, Gradient, InputPower, collect
+from .shrinking.unit_masks import prune_units
+from .statistics import AbsoluteGradient, Gradient, InputPower
 from .structure import Barrier, Group, Slice, Structure, Tap, trace
 from .train import Pruner
 from .types import Compression, Count, Density, Masks, Remaining, Sparsity, Statistics, Threshold
+from .units import apoz, class_selectivity, collect, dead_units, unit_memorization
 
 __version__: str
 __all__ = [
@@ -114,11 +118,14 @@ __all__ = [
     "WeightTimesAbsoluteGradient",
     "WeightTimesGradient",
     "allocation",
+    "apoz",
     "apply_masks",
+    "class_selectivity",
     "collect",
     "compare_latency",
     "criteria",
     "data",
+    "dead_units",
     "enforce",
     "evaluate",
     "expand",
@@ -133,6 +140,7 @@ __all__ = [
     "models",
     "preview",
     "prune",
+    "prune_units",
     "recipes",
     "recovery",
     "report",
@@ -146,4 +154,7 @@ __all__ = [
     "testing",
     "trace",
     "train",
+    "unit_criteria",
+    "unit_memorization",
+    "units",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsewood.errors import SparsewoodError
 
 # The catalogue: what can be chosen in a recipe.
-__all__ = ["CropFlip", "ResizedCrop", "SimCLRViews", "UnitMemViews"]
+__all__ = ["CropFlip", "NormalViews", "ResizedCrop", "SimCLRViews", "StrongViews", "UnitMemViews", "WeakViews"]
 
 ATTEMPTS = 10
 TOLERANCE = 1e-6
@@ -112,12 +112,50 @@ class UnitMemViews:
     jitter: tuple[float, float, float, float] = (0.9, 0.9, 0.9, 0.1)
     jitter_probability: float = 0.9
     grayscale_probability: float = 0.1
+    vertical_flip: float = 0.0
 
     def __post_init__(self) -> None:
         _require_views(self)
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         return _views(self, pixels, generator)
+
+
+@dataclass(frozen=True)
+class WeakViews(UnitMemViews):
+    """The weak set for UnitMem: ColorJitter(.9, .9, .9, .5) p=.4, mirror image p=.5, Grayscale p=.1.
+
+    Source: Wang et al. 2024, "Localizing Memorization in SSL Vision Encoders", https://arxiv.org/abs/2409.19069.
+    """
+
+    jitter: tuple[float, float, float, float] = (0.9, 0.9, 0.9, 0.5)
+    jitter_probability: float = 0.4
+
+
+@dataclass(frozen=True)
+class NormalViews(UnitMemViews):
+    """The normal set for UnitMem: ColorJitter(.8, .8, .8, .2) p=.8, mirror image always, Grayscale p=.2.
+
+    Source: Wang et al. 2024, "Localizing Memorization in SSL Vision Encoders", https://arxiv.org/abs/2409.19069.
+    """
+
+    flip: float = 1.0
+    jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
+    jitter_probability: float = 0.8
+    grayscale_probability: float = 0.2
+
+
+@dataclass(frozen=True)
+class StrongViews(UnitMemViews):
+    """The strong set for UnitMem: as `NormalViews`, but upside down, ColorJitter p=.9 and Grayscale p=.5.
+
+    Source: Wang et al. 2024, "Localizing Memorization in SSL Vision Encoders", https://arxiv.org/abs/2409.19069.
+    """
+
+    flip: float = 1.0
+    jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
+    grayscale_probability: float = 0.5
+    vertical_flip: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -174,8 +212,8 @@ def _require_views(augment: UnitMemViews | SimCLRViews) -> None:
     _require(0 < augment.scale[0] <= augment.scale[1] <= 1, augment, "'scale' must be a range in (0, 1]")
     strengths = len(augment.jitter) == 4 and min(augment.jitter) >= 0 and augment.jitter[3] <= 0.5
     _require(strengths, augment, "'jitter' must be four numbers >= 0, the last (hue) at most .5")
-    for name in ("flip", "jitter_probability", "grayscale_probability"):
-        _require(0 <= getattr(augment, name) <= 1, augment, f"'{name}' must be a probability")
+    for name in ("flip", "jitter_probability", "grayscale_probability", "vertical_flip"):
+        _require(0 <= getattr(augment, name, 0) <= 1, augment, f"'{name}' must be a probability")
 
 
 def _views(augment: UnitMemViews | SimCLRViews, pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -199,9 +237,11 @@ def _kornia_steps(augment: UnitMemViews | SimCLRViews) -> list[Callable[[Tensor]
             f"{type(augment).__name__} uses kornia, which is not installed. Run: pip install 'sparsewood[augment]'"
         ) from error
     brightness, contrast, saturation, hue = augment.jitter
+    upside_down = getattr(augment, "vertical_flip", 0.0)
     return [
         kornia.RandomResizedCrop((augment.size, augment.size), scale=augment.scale, cropping_mode="resample"),
         kornia.RandomHorizontalFlip(p=augment.flip),
         kornia.ColorJitter(brightness, contrast, saturation, hue, p=augment.jitter_probability),
         kornia.RandomGrayscale(p=augment.grayscale_probability),
+        *([kornia.RandomVerticalFlip(p=upside_down)] if upside_down else []),
     ]

@@ -156,7 +156,7 @@ def prune(
         raise SparsewoodError(f"min_units must be a whole number >= 0. Got {min_units!r}.")
     _require_granularity(granularity)
     chosen = _choose(model, criterion, include, exclude, protect_classifier=protect_classifier)
-    earlier = _earlier(model, masks)
+    earlier = earlier_masks(model, masks)
     statistics = _statistics(model, [criterion], [chosen], data, loss, statistics)
     generator = _generator(generator)
     view = View(criterion, granularity, statistics, generator, _dtype(chosen))
@@ -217,7 +217,8 @@ def _as_batch(example_inputs: Any) -> Any:
     return (example_inputs, None) if isinstance(example_inputs, list | tuple) else example_inputs
 
 
-def _earlier(model: nn.Module, masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+def earlier_masks(model: nn.Module, masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Earlier masks under the first names of their parameters, on their devices; checked."""
     if masks is None:
         return {}
     known = {name: entry for entry in entries(model) for name in (entry.name, *entry.aliases)}

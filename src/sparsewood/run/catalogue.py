@@ -43,6 +43,7 @@ class Kind:
 _SCOPE = "sparsewood.allocation.scopes:Scope"
 _KINDS = {
     "criteria": Kind("criterion", "sparsewood.criteria"),
+    "unit-criteria": Kind("criterion of units", "sparsewood.unit_criteria"),
     "granularities": Kind("granularity", "sparsewood.granularity"),
     "scopes": Kind("scope", "sparsewood.allocation", base=_SCOPE, plain="sparsewood.allocation.scopes:as_scope"),
     "allocations": Kind("allocation", "sparsewood.allocation", excluded=_SCOPE),

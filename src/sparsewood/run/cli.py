@@ -361,8 +361,8 @@ def list_(kind: Annotated[str | None, Parameter(name="kind")] = None, /) -> None
     Parameters
     ----------
     kind
-        criteria, granularities, scopes, allocations, budgets, engines, amounts, schedules, recoveries, initializers,
-        models, data, augmentations, optimizers or rates.
+        criteria, unit-criteria, granularities, scopes, allocations, budgets, engines, amounts, schedules, recoveries,
+        initializers, models, data, augmentations, optimizers or rates.
     """
     from sparsewood.run.catalogue import KINDS, catalogue, takes
 

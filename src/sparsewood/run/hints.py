@@ -6,13 +6,15 @@ import json
 import math
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
+
+from sparsewood.marks import OfKind
 
 __all__ = [
     "LISTS",
@@ -33,13 +35,6 @@ __all__ = [
 PLAIN = (bool, int, float, str, Path)
 LISTS = (tuple, list, Sequence, frozenset, set)
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
-
-
-@dataclass(frozen=True)
-class OfKind:
-    """Mark of an annotation: a component of this kind, where a base class does not say so."""
-
-    title: str
 
 
 def validated(value: Any, leaf: Any) -> Any:

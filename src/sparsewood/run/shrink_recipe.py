@@ -34,6 +34,7 @@ from sparsewood.run.yamlfile import Node, merge
 from sparsewood.shrinking.budgets import Budget
 from sparsewood.train.settings import Training
 from sparsewood.types import AmountLike
+from sparsewood.unit_criteria import UnitCriterion, needs_data
 
 __all__ = [
     "LeastSquares",
@@ -60,7 +61,8 @@ class Shrinking:
     Args:
         sparsity: how many units go, or a mapping from layers to that; half of them if there is no `budget` either.
         budget: instead of `sparsity`, how much may be left.
-        criterion, scope, round_to, min_units, attention, inexact, verify: as in `shrink`.
+        criterion: of weights, or of units (`sparsewood list unit-criteria`).
+        scope, round_to, min_units, attention, inexact, verify: as in `shrink`.
         protect: a layer's name or pattern, or several.
         samples: how many training examples a criterion that needs data sees, and bias propagation, least squares and
             BatchNorm recalibration; null means all.
@@ -73,7 +75,7 @@ class Shrinking:
 
     sparsity: AmountLike | Amounts | None = None
     budget: Budget | None = None
-    criterion: Criterion = Magnitude()
+    criterion: Criterion | UnitCriterion = Magnitude()
     scope: Scope = Everywhere()
     protect: str | tuple[str, ...] = ()
     round_to: Positive = 1
@@ -98,7 +100,7 @@ class Shrinking:
     def reads_data(self) -> tuple[str, ...]:
         """The settings that make something of training examples."""
         given = {
-            f"criterion {self.criterion}": bool(self.criterion.needs),
+            f"criterion {self.criterion}": needs_data(self.criterion),
             "bias_propagation": self.bias_propagation,
             "least_squares": self.least_squares is not False,
             "recalibrate": self.recalibrate,

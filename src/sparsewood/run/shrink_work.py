@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.data.loader import Loader
+from sparsewood.data.part import Part
 from sparsewood.data.split import Split
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import describe, map_tensors
@@ -34,6 +35,7 @@ from sparsewood.shrinking.report import ShrinkReport
 from sparsewood.shrinking.shrink import Shrunk, preview, shrink
 from sparsewood.structure.names import counted
 from sparsewood.train import fit, make_fabric
+from sparsewood.unit_criteria import needs_data, reads_images
 
 __all__ = ["BATCH_SIZES", "Outcome", "Work"]
 
@@ -144,9 +146,13 @@ class Work:
         """Training examples, in no special order and not augmented: those that settings of `shrink` see."""
         if self.bench is None:
             return None
-        part, size = self.bench.split.train, self.bench.recipe.training.batch_size
+        return Loader(self._samples(), self.bench.recipe.training.batch_size, workers=self.recipe.workers)
+
+    def _samples(self) -> Part:
+        assert self.bench is not None
+        part = self.bench.split.train
         order = torch.randperm(len(part), generator=generator_for(self.recipe.seed, "samples"))
-        return Loader(part.subset(order[: self.recipe.shrink.samples]), size, workers=self.recipe.workers)
+        return part.subset(order[: self.recipe.shrink.samples])
 
     # ------------------------------------------------------------ before the work
 
@@ -211,8 +217,8 @@ class Work:
             "criterion": settings.criterion,
             "scope": settings.scope,
             "budget": settings.budget,
-            "data": self.batches() if settings.criterion.needs or settings.bias_propagation else None,
-            "loss": nn.functional.cross_entropy if settings.criterion.needs else None,
+            "data": self._seen(),
+            "loss": nn.functional.cross_entropy if needs_data(settings.criterion) else None,
             "protect": settings.protect,
             "round_to": settings.round_to,
             "min_units": settings.min_units,
@@ -221,6 +227,13 @@ class Work:
             "inexact": settings.inexact,
             "progress": lambda name: self.advance(f"shrink: {name}", 0),
         }
+
+    def _seen(self) -> Loader | Part | None:
+        """What the criterion and bias propagation see."""
+        settings = self.recipe.shrink
+        if reads_images(settings.criterion):
+            return None if self.bench is None else self._samples()
+        return self.batches() if needs_data(settings.criterion) or settings.bias_propagation else None
 
     def _validated(self, name: str, model: nn.Module) -> dict[str, Evaluation]:
         if self.bench is None or not len(self.bench.split.validation):

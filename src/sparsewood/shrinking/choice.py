@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import logging
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,7 @@ from sparsewood.allocation.scopes import (
     Amounts,
     Everywhere,
     PerLayer,
+    Pool,
     Request,
     Scope,
     as_scope,
@@ -36,6 +38,7 @@ from sparsewood.structure import Group, Structure
 from sparsewood.structure.structure import Slice
 from sparsewood.structure.units import Part, Reduction
 from sparsewood.types import AmountLike, Compression, Count, Sparsity, Statistics, Threshold, as_amount
+from sparsewood.unit_criteria import UnitCriterion
 
 __all__ = ["Choice", "Chooser", "Free", "UnitScores"]
 
@@ -44,6 +47,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_AMOUNT = Sparsity(0.5)
 PROTECTED = "it is protected"
 NO_SCORE = "the criterion gives it no score"
+GONE = "none of its units is left"
+REMOVED = -math.inf
 _SHOW = "print(sparsewood.trace(model, inputs))"
 
 
@@ -82,6 +87,8 @@ class Chooser:
         normalize: whether scores are divided by their mean over the group; by default if they need no data.
         inexact: whether units may go whose removal differs from zeroing them.
         generator: for random criteria.
+        alive: bool[units] for groups that earlier masks took units from, True = left. The others are gone: they stay
+            gone, count as removed, and their scores are -inf.
 
     `scores` are those that compete, `raw_scores` those of the criterion, which thresholds are compared with:
     float64[units] for each group that has any.
@@ -109,6 +116,7 @@ class Chooser:
         inexact: bool = True,
         generator: torch.Generator | None = None,
         statistics: Statistics | None = None,
+        alive: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         _require_whole("round_to", round_to)
         _require_whole("min_units", min_units)
@@ -116,7 +124,8 @@ class Chooser:
         self.round_to, self.min_units, self.inexact = round_to, min_units, inexact
         self.scope, self.amount = _scope_and_amount(as_scope(scope), amount)
         self._entries = entries(model)
-        self._protected = {group.name for group in self._made_in(protect, "protect")}
+        self._alive = {group.name: np.ones(group.units, bool) for group in structure.prunable} | dict(alive or {})
+        self._protected = {group.name for group in self.made_in(protect, "protect")}
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         if isinstance(criterion, Criterion):
             self.raw_scores = element_scores_of_units(
@@ -127,9 +136,9 @@ class Chooser:
             _require_criterion(criterion)
             found = criterion(model, structure, data=data, loss=loss, generator=generator)
             self.raw_scores = require_scores(structure, found, criterion)
+        self.raw_scores = {name: one.masked_fill(self._gone(name), REMOVED) for name, one in self.raw_scores.items()}
         self.scores = self._scored(self.raw_scores, normalize)
-        ranks = {name: np.argsort(-one.numpy(), kind="stable") for name, one in self.scores.items()}
-        self._ranks = {name: np.argsort(order) for name, order in ranks.items()}
+        self._ranks = _ranks(self.scores)
 
     # ------------------------------------------------------------ the choice
 
@@ -151,7 +160,7 @@ class Chooser:
             raise self._nothing(reasons)
         units = np.array([group.units for group in groups], np.int64)
         steps = np.array([self._steps[group.name] for group in groups], np.int64)
-        return Free(groups, units, np.minimum(units, self.min_units), steps, reasons)
+        return Free(groups, units, np.minimum(self._left(groups), self.min_units), steps, reasons)
 
     def counts(self, free: Free, gone: int) -> Integers:
         """int64[groups]: how many units of each group stay if `gone` of them all go."""
@@ -174,6 +183,18 @@ class Chooser:
         name = free.groups[group].name
         return float(self.scores[name][self._ranks[name] == kept])
 
+    def competing(self, held: Mapping[str, str] | None = None) -> list[tuple[str, ...]]:
+        """The groups whose units compete with one another, pool by pool, if those in `held` lose nothing."""
+        free = self.free(held or {})
+        return [tuple(free.groups[i].name for i in pool.members) for pool in self._pools(free, self.amount)]
+
+    def with_scores(self, scores: Mapping[str, Tensor]) -> Chooser:
+        """The same choice by other scores, float64[units] for each group that has any."""
+        other = copy.copy(self)
+        other.scores = {name: one.masked_fill(self._gone(name), REMOVED) for name, one in scores.items()}
+        other._ranks = _ranks(other.scores)
+        return other
+
     @property
     def floor_rule(self) -> str:
         """Why some units of every group stay, in words."""
@@ -185,11 +206,19 @@ class Chooser:
         """The scores as they compete."""
         if normalize is None:
             one = self.criterion
-            normalize = isinstance(one, Criterion) and not one.needs and one.reduction != "first"
+            of_weights = isinstance(one, Criterion) and not one.needs and one.reduction != "first"
+            normalize = of_weights or (isinstance(one, UnitCriterion) and not one.reads_data)
         for name, values in scores.items():
-            if len(values) > 1 and bool((values == values[0]).all()):
-                logger.warning("All %d scores of %s are equal: what stays is decided by position.", len(values), name)
-        return {name: over_mean(values) if normalize else values for name, values in scores.items()}
+            left = values[~self._gone(name)]
+            if len(left) > 1 and bool((left == left[0]).all()):
+                logger.warning("All %d scores of %s are equal: what stays is decided by position.", len(left), name)
+        if not normalize:
+            return dict(scores)
+        return {name: _among(values, ~self._gone(name), over_mean) for name, values in scores.items()}
+
+    def _gone(self, group: str) -> Tensor:
+        """bool[units]: which units earlier masks took."""
+        return torch.from_numpy(~self._alive[group])
 
     # ------------------------------------------------------------ what may go
 
@@ -204,6 +233,8 @@ class Chooser:
                 reasons[group.name] = f"removing its units is not exact: {', '.join(group.inexact)}"
             elif group.name not in self.scores:
                 reasons[group.name] = NO_SCORE
+            elif not self._alive[group.name].any():
+                reasons[group.name] = GONE
         for name in given:
             if name not in reasons:
                 self.structure.group(name)  # raises for a name that is no group's
@@ -229,7 +260,7 @@ class Chooser:
         shares = [int((one.owner == 0).sum()) for one in self._makers(group)]
         return math.lcm(*(self.round_to // math.gcd(self.round_to, share) for share in shares))
 
-    def _made_in(self, selectors: Any, what: str) -> list[Group]:
+    def made_in(self, selectors: Any, what: str) -> list[Group]:
         """The groups whose units are made in what is meant, or that are called so."""
         wanted: list[Any] = list(selectors) if isinstance(selectors, list | tuple | set | frozenset) else [selectors]
         return [group for selector in wanted for group in self._of(selector, what)]
@@ -255,8 +286,18 @@ class Chooser:
 
     def _selected(self, free: Free, amount: Any) -> tuple[Integers, list[tuple[int, ...]]]:
         """How many units of each group stay, before rounding, and the groups that share a total."""
-        layers = tuple(self._layers[group.name] for group in free.groups)
+        layers = self._layers_of(free)
         scores = [self.scores[group.name].numpy() for group in free.groups]
+        pools = self._pools(free, amount)
+        kept = self._left(free.groups)
+        for pool in pools:
+            kept[list(pool.members)] = kept_of_pool(pool, scores, layers, self.floor_rule)
+        together = self.scope.shares_total and not self._by_threshold(amount)
+        return kept, [tuple(range(len(layers)))] if together else [pool.members for pool in pools]
+
+    def _pools(self, free: Free, amount: Any) -> list[Pool]:
+        """The pools of the scope, and how many units of each stay."""
+        layers = self._layers_of(free)
         raw = [self.raw_scores[group.name].numpy() for group in free.groups]
         request = Request(
             layers,
@@ -265,16 +306,22 @@ class Chooser:
             lambda keep: lamp_shares(raw, keep, free.floors),
             lambda group, value: int((raw[group] >= value).sum()),
         )
-        threshold = isinstance(amount, Threshold) and self.scope.own_amounts is None
-        if self.scope.shares_total and not threshold:
+        if self._by_threshold(amount):
+            return threshold_pools(range(len(layers)), request, amount)
+        if self.scope.shares_total:
             without_floors = [replace(layer, floor=0) for layer in layers]
             require_floors(layers, total_kept(amount, without_floors), self.floor_rule)
-        pools = threshold_pools(range(len(layers)), request, amount) if threshold else self.scope.pools(request)
-        kept = free.units.copy()
-        for pool in pools:
-            kept[list(pool.members)] = kept_of_pool(pool, scores, layers, self.floor_rule)
-        together = self.scope.shares_total and not threshold
-        return kept, [tuple(range(len(layers)))] if together else [pool.members for pool in pools]
+        return self.scope.pools(request)
+
+    def _by_threshold(self, amount: Any) -> bool:
+        return isinstance(amount, Threshold) and self.scope.own_amounts is None
+
+    def _left(self, groups: Sequence[Group]) -> Integers:
+        """int64[groups]: how many units earlier masks left."""
+        return np.array([self._alive[group.name].sum() for group in groups], np.int64)
+
+    def _layers_of(self, free: Free) -> tuple[Layer, ...]:
+        return tuple(self._layers[group.name] for group in free.groups)
 
     @cached_property
     def _layers(self) -> dict[str, Layer]:
@@ -283,8 +330,8 @@ class Chooser:
                 group.name,
                 (),
                 (group.units,),
-                group.units,
-                min(self.min_units, group.units),
+                int(self._alive[group.name].sum()),
+                min(self.min_units, int(self._alive[group.name].sum())),
                 self._owner(group),
                 self._kind(group),
             )
@@ -329,6 +376,16 @@ class Chooser:
                 f"{_SHOW} says which there are, and why others stay."
             )
         return [number for number, group in enumerate(free.groups) if group.name in meant]
+
+
+def _ranks(scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The place of every unit of a group among the units of that group, the best first."""
+    return {name: np.argsort(np.argsort(-one.numpy(), kind="stable")) for name, one in scores.items()}
+
+
+def _among(values: Tensor, chosen: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """`function` of the chosen values alone, in their places."""
+    return values.masked_scatter(chosen, function(values[chosen]))
 
 
 def _made(group: Group) -> set[str]:

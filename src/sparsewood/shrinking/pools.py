@@ -159,7 +159,10 @@ def lamp_shares(scores: Sequence[np.ndarray], keep: int, floors: Integers) -> In
 
 
 def _lamp(scores: np.ndarray) -> np.ndarray:
-    squares = np.square(scores)
+    """The LAMP scores; those of units that are gone (-inf) come last, behind any 0."""
+    gone = np.isneginf(scores)
+    squares = np.square(np.where(gone, 0.0, scores))
     ascending = np.sort(squares)
     sums = np.cumsum(ascending[::-1])[::-1]
-    return squares / np.maximum(sums[np.searchsorted(ascending, squares)], np.finfo(float).tiny)
+    found = squares / np.maximum(sums[np.searchsorted(ascending, squares)], np.finfo(float).tiny)
+    return np.where(gone, -1.0, found)

@@ -38,6 +38,8 @@ from sparsewood.shrinking.sizes import Sizes
 from sparsewood.statistics.collect import require_batches, split_batch
 from sparsewood.structure import Structure, trace
 from sparsewood.types import AmountLike
+from sparsewood.unit_criteria import reads_images
+from sparsewood.units.images import Views
 
 __all__ = ["Shrunk", "preview", "shrink"]
 
@@ -212,7 +214,7 @@ def _check(model: nn.Module, request: _Request) -> None:
         raise SparsewoodError("A scripted model has no Python to shrink. Shrink the model that was scripted.")
     if request.structure is not None and not isinstance(request.structure, Structure):
         raise SparsewoodError(f"'structure' must be what trace returned. Got {type(request.structure).__name__}.")
-    if request.data is not None:
+    if request.data is not None and not reads_images(request.criterion):
         require_batches(request.data)
     if request.budget is not None:
         require_budget(request.budget)
@@ -442,6 +444,9 @@ class _Shrinking:
         """Model inputs, one batch after the other."""
         if self.request.data is None:
             return [self.inputs]
+        if reads_images(self.request.criterion):
+            plain = Views(None, 1, 256, None, self.generator)
+            return (inputs for _, inputs in plain.batches(self.request.data))
         return (split_batch(batch, number)[0] for number, batch in enumerate(self.request.data))
 
     def report(

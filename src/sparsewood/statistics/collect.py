@@ -51,21 +51,27 @@ def collect(
     """
     _require_statistics(statistics)
     chosen = choose(model, protect_classifier=False) if names is None else _named(model, names)
-    if any(isinstance(s, GradientStatistic) for s in statistics) and loss is None:
-        raise SparsewoodError(
-            "Gradients need a loss: pass loss=..., for example torch.nn.functional.cross_entropy for logits and labels."
-        )
+    if any(isinstance(s, GradientStatistic) for s in statistics):
+        require_loss(loss)
     require_batches(data)
     refuse_sum(loss)
     total: Statistics | None = None
-    with untouched(model), _gradients_enabled(chosen), _kernels_with_backward(model):
+    with untouched(model), gradients_enabled(chosen), kernels_with_backward(model):
         for number, batch in enumerate(data):
-            for part in _parts(_prepared(batch, model), statistics, number):
+            for part in _parts(prepared(batch, model), statistics, number):
                 one = _contribution(model, part, statistics, loss, chosen, number)
                 total = one if total is None else total + one
     if total is None:
         raise SparsewoodError("The data is empty: no batch was read. A generator that was used up before is empty too.")
     return total
+
+
+def require_loss(loss: object) -> None:
+    """Raise `SparsewoodError` if there is no loss to take gradients of."""
+    if loss is None:
+        raise SparsewoodError(
+            "Gradients need a loss: pass loss=..., for example torch.nn.functional.cross_entropy for logits and labels."
+        )
 
 
 def _require_statistics(statistics: object) -> None:
@@ -103,7 +109,8 @@ def _alike(parts: Sequence[Any]) -> bool:
 
 
 @contextmanager
-def _gradients_enabled(chosen: Sequence[Entry]) -> Iterator[None]:
+def gradients_enabled(chosen: Sequence[Entry]) -> Iterator[None]:
+    """Inside, the chosen parameters require gradients. Whoever calls this puts the flags back (`untouched`)."""
     with torch.inference_mode(False), torch.enable_grad():
         for entry in chosen:
             if entry.parameter.is_inference():
@@ -114,7 +121,7 @@ def _gradients_enabled(chosen: Sequence[Entry]) -> Iterator[None]:
         yield
 
 
-def _kernels_with_backward(model: nn.Module) -> AbstractContextManager[None]:
+def kernels_with_backward(model: nn.Module) -> AbstractContextManager[None]:
     """cuDNN's recurrent layers have no backward pass in eval mode; PyTorch's own do."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
@@ -138,7 +145,7 @@ def _contribution(
     with torch.set_grad_enabled(bool(by_gradient)), _observe_inputs(by_input, chosen, sums, examples):
         output = _forward(model, inputs, number)
         if by_gradient and loss is not None:
-            gradients = _gradients(_value(loss, output, target, number), chosen, number)
+            gradients = _gradients(loss_value(loss, output, target, number), chosen)
             for s in by_gradient:
                 sums[s.kind] = {e.name: s.from_gradient(g, examples) for e, g in zip(chosen, gradients, strict=True)}
     _require_inputs(by_input, chosen, sums)
@@ -154,20 +161,9 @@ def _forward(model: nn.Module, inputs: Any, number: int) -> Any:
         ) from error
 
 
-def _value(loss: Loss, output: Any, target: Any, number: int) -> Any:
-    try:
-        return loss(output, target)
-    except (SparsewoodError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise SparsewoodError(
-            f"Batch {number}: the loss failed on the model's output ({describe((output,))}) and the target "
-            f"({describe((target,))}): {type(error).__name__}: {error}. It is called as loss(output, target); batches "
-            "are (inputs, target)."
-        ) from error
-
-
-def _gradients(value: Tensor, chosen: Sequence[Entry], number: int) -> list[Tensor]:
+def loss_value(loss: Loss, output: Any, target: Any, number: int) -> Tensor:
+    """The loss of batch `number`: one finite number, with a gradient."""
+    value = _value(loss, output, target, number)
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
         got = describe((value,))
         raise SparsewoodError(f"The loss must return one number, the mean over the batch. Got {got}, batch {number}.")
@@ -181,7 +177,24 @@ def _gradients(value: Tensor, chosen: Sequence[Entry], number: int) -> list[Tens
             f"The loss of batch {number} does not depend on any parameter to be scored. Compute it from the output, "
             "without detach(), item() or no_grad(), in the loss and in the model's forward."
         )
-    found = torch.autograd.grad(value.reshape(()), [entry.parameter for entry in chosen], allow_unused=True)
+    return value.reshape(())
+
+
+def _value(loss: Loss, output: Any, target: Any, number: int) -> Any:
+    try:
+        return loss(output, target)
+    except (SparsewoodError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise SparsewoodError(
+            f"Batch {number}: the loss failed on the model's output ({describe((output,))}) and the target "
+            f"({describe((target,))}): {type(error).__name__}: {error}. It is called as loss(output, target); batches "
+            "are (inputs, target)."
+        ) from error
+
+
+def _gradients(value: Tensor, chosen: Sequence[Entry]) -> list[Tensor]:
+    found = torch.autograd.grad(value, [entry.parameter for entry in chosen], allow_unused=True)
     unused = [entry.name for entry, gradient in zip(chosen, found, strict=True) if gradient is None]
     if unused:
         logger.warning("The loss does not depend on %s: gradient 0.", ", ".join(unused))
@@ -231,7 +244,8 @@ def _require_inputs(
             )
 
 
-def _prepared(batch: Batch, model: nn.Module) -> Batch:
+def prepared(batch: Batch, model: nn.Module) -> Batch:
+    """The batch on the model's device, fit for a backward pass."""
     # Autograd cannot use tensors made in inference mode; a clone made outside it is an ordinary one.
     ordinary = map_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, batch)
     return to_model_device(ordinary, model)
