@@ -2,8 +2,8 @@
 
 A small residual network is trained on a part of Fashion-MNIST or CIFAR-10. Then a share of its units is masked, all
 that belongs to a unit at once, by each way of choosing; its accuracy is measured right after, and after some more
-training with the masks held. "magnitude" masks single weights instead, as many as low UnitMem does. UnitMem is measured on
-training images that are augmented anew each time. Nothing is chosen on the test images, which are read at the end.
+training with the masks held. "magnitude" masks single weights instead, as many as low UnitMem does. UnitMem is measured
+on training images that are augmented anew each time. Nothing is chosen on the test images, which are read at the end.
 
     python benchmarks/unit_order.py --data-dir DIR
     python benchmarks/unit_order.py --data-dir DIR --seeds 1 --epochs 2 --amounts 0.1

@@ -211,7 +211,7 @@ def test_taylor_terms_of_a_linear_network() -> None:
     x = torch.tensor([[1.0, 3.0], [-3.0, 1.0]])  # a g = [[2, -3], [-6, -1]] for units 0 and 1
     assert of(TaylorRemoval("signed"), net, x) == [2.0, 2.0, 0.0]
     assert of(TaylorRemoval(), net, x) == [4.0, 2.0, 0.0]
-    assert of(GateTaylor(), net, x) == [4.0, 4.0, 0.0]
+    assert of(GateTaylor(32), net, x) == [4.5, 4.03125, 0.0]  # 4 + (20 - 4) / 32, 4 + (5 - 4) / 32
     assert of(Fisher(), net, x) == [10.0, 2.5, 0.0]  # (4 + 36) / 4, (9 + 1) / 4
     assert of(MeanReplacement(), net, x) == [4.0, 1.0, 0.0]  # means -1 and 2: |2 (-1 - a)|, |-(2 - a)|
     assert of(MeanReplacement("signed"), net, x) == pytest.approx([0.0, 0.0, 0.0])
