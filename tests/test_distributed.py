@@ -54,6 +54,14 @@ def flat(value: Any) -> list[float]:
 
 
 @pytest.mark.slow
+def test_statistics_of_units_are_those_of_one_process(found: Any) -> None:
+    assert len(found["one"]["units"]) == 4
+    for each in found["two"]:
+        assert each["unit samples"] == found["one"]["unit samples"] == 29
+        assert flat(each["units"]) == pytest.approx(flat(found["one"]["units"]), rel=1e-6)
+
+
+@pytest.mark.slow
 def test_loss_and_weights_are_those_of_one_process(found: Any) -> None:
     """Uneven shares, one of them empty, weigh by their examples; clipping sees the whole gradient."""
     for each in found["two"]:

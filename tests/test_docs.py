@@ -60,7 +60,7 @@ def test_documented_commands_are_understood(command: str, tmp_path: Path) -> Non
     words = command.split()[1:]
     if words[0] in ("demo", "run"):
         words.append("--dry-run")
-    if words[0] in ("run", "shrink"):
+    if words[0] in ("run", "shrink", "sensitivity"):
         if not words[1].startswith("recipes/digits") and not os.environ.get("SPARSEWOOD_DATA"):
             pytest.skip("the environment variable SPARSEWOOD_DATA does not say where the data sets are")
         shutil.copytree(ROOT / "recipes", tmp_path / "recipes")

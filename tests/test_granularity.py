@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparsewood import granularity as module
+from sparsewood.criteria import Magnitude
 from sparsewood.errors import SparsewoodError
 from sparsewood.granularity import (
     NM,
     Block,
     Channel,
     Column,
+    Coupled,
     Element,
     Filter,
     Granularity,
@@ -28,6 +30,7 @@ from sparsewood.granularity import (
     to_elements,
     to_units,
 )
+from sparsewood.pruning import prune
 from sparsewood.testing import check_granularity
 
 EXAMPLES: dict[str, list[Granularity]] = {
@@ -39,10 +42,19 @@ EXAMPLES: dict[str, list[Granularity]] = {
 
 
 @pytest.mark.parametrize(
-    "granularity", [g for name in module.__all__ for g in EXAMPLES.get(name) or [getattr(module, name)()]], ids=str
+    "granularity",
+    [g for name in module.__all__ if name != "Coupled" for g in EXAMPLES.get(name) or [getattr(module, name)()]],
+    ids=str,
 )
 def test_contract(granularity: Granularity) -> None:
     check_granularity(granularity)
+
+
+def test_coupled_units_have_no_shape_in_one_parameter() -> None:
+    with pytest.raises(SparsewoodError, match="prune_units"):
+        Coupled().tile((4, 4))
+    with pytest.raises(SparsewoodError, match="prune_units"):
+        prune(torch.nn.Linear(4, 4), Magnitude(), 0.5, granularity=Coupled())
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,11 @@ from .criteria import (
     WeightTimesGradient,
 )
 from .errors import FileFormatError, OutputError, SparsewoodError, UnknownName
-from .granularity import NM, Block, Channel, Column, Element, Filter, Kernel, Row, Units, Vector
+from .granularity import NM, Block, Channel, Column, Coupled, Element, Filter, Kernel, Row, Units, Vector
 from .masks import Keeper, apply_masks, enforce, masks_from_state_dict
 from .measurement import Measurement, compare_latency, evaluate, latency, measure
 from .pruning import Pruning, prune, score
+from .recipes import sensitivity
 from .run.recipe import load_recipe
 from .shrinking import (
     Bytes,
@@ -73,6 +74,7 @@ __all__ = [
     "Column",
     "Compression",
     "Count",
+    "Coupled",
     "Density",
     "Element",
     "Everywhere",
@@ -147,6 +149,7 @@ __all__ = [
     "save",
     "schedules",
     "score",
+    "sensitivity",
     "shrink",
     "shrinking",
     "statistics",

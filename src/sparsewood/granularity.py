@@ -1,8 +1,8 @@
 """What is removed as one: the shape of a unit inside one parameter tensor.
 
-Every granularity but N:M is a tiling: `tile(shape)` gives the size of a unit along each axis, and the units form a grid
-of shape `shape / tile`. Two functions are all that is needed: `to_units` (elements -> units) and `to_elements`
-(units -> elements).
+Every granularity but N:M and `Coupled` is a tiling: `tile(shape)` gives the size of a unit along each axis, and the
+units form a grid of shape `shape / tile`. Two functions are all that is needed: `to_units` (elements -> units) and
+`to_elements` (units -> elements).
 
 Axis 0 means outputs, axis 1 the inputs of one output, further axes space. The weights of transposed convolutions, which
 are stored otherwise, are brought into this order before a granularity sees their shape.
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sparsewood.errors import SparsewoodError
 
-__all__ = ["NM", "Block", "Channel", "Column", "Element", "Filter", "Kernel", "Row", "Units", "Vector"]
+__all__ = ["NM", "Block", "Channel", "Column", "Coupled", "Element", "Filter", "Kernel", "Row", "Units", "Vector"]
 
 Reduction = Literal["sum", "amax", "first"]
 Shape = Sequence[int]
@@ -170,6 +170,24 @@ class Vector(Units):
     """Kernel rows shared by all inputs, (out, kh); `Vector((0, 1, 2))` is one row for each (out, in, kh)."""
 
     axes: tuple[int, ...] = (0, 2)
+
+
+@dataclass(frozen=True)
+class Coupled(Granularity):
+    """Whole units of the network's structure: a channel with all that belongs to it, in every parameter.
+
+    Such a unit has no shape inside one parameter, so nothing can be tiled with it: `sparsewood.prune_units` chooses
+    among them, and `sparsewood run` and `Pruner` call it for a `Pruning` with this granularity.
+
+    >>> Coupled()
+    Coupled()
+    """
+
+    def tile(self, shape: Shape) -> tuple[int, ...]:
+        raise SparsewoodError(
+            f"Coupled() units reach over several parameters and have no shape inside one (asked for {tuple(shape)}). "
+            "Choose among them with sparsewood.prune_units(model, example_inputs, ...), or take Filter()."
+        )
 
 
 def _as_tuple(value: object) -> tuple[object, ...]:

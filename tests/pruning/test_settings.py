@@ -32,6 +32,7 @@ from sparsewood.schedules import (
 )
 from sparsewood.statistics import Gradient, collect
 from sparsewood.types import Compression, Count, Masks, Remaining, Sparsity, Threshold
+from sparsewood.unit_criteria import UnitCriterion
 
 NONE = Masks({})
 
@@ -56,7 +57,7 @@ def test_annotations_resolve() -> None:
     """Recipes are read by field names and these types."""
     hints = get_type_hints(Pruning)
     assert list(hints) == [field.name for field in dataclasses.fields(Pruning)]
-    assert hints["criterion"] is Criterion
+    assert hints["criterion"] == Criterion | UnitCriterion
     assert hints["schedule"] is Schedule
     assert hints["scope"] is Scope
     assert hints["granularity"] is Granularity

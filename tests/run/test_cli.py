@@ -63,7 +63,7 @@ def test_catalogues_hold_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["list", "critera"], "Unknown catalogue 'critera'. Did you mean 'criteria'?"),
+        (["list", "critera"], "Unknown catalogue 'critera'. Did you mean 'criteria'"),
         (["demo", "--seeds", "three"], "--seeds must be how many"),
         (["demo", "--seeds", "0"], "--seeds must be at least 1"),
         (["demo", "--seeds", "1,1"], "'seeds' must be at least one, each once. Got (1, 1)"),

@@ -30,6 +30,14 @@ from sparsewood.state import TrainingState
 from sparsewood.statistics import Gradient, InputPower, collect
 from sparsewood.train import SGD, Fitted, Training, fit, make_fabric
 from sparsewood.types import Masks
+from sparsewood.units import (
+    AbsoluteFirstOrder,
+    ActivationMaximum,
+    ActivationMean,
+    SecondMoments,
+    collect_units,
+    reduce_unit_statistics,
+)
 
 # ruff: noqa: T201 - what it finds is for reading
 
@@ -73,12 +81,16 @@ def run(fabric: Any) -> dict[str, Any]:
     dense = fit(model, data, training, validation=Share(1), fabric=fabric)
     batches = [batch for batch in data if len(batch[1])]
     found = reduce_statistics(collect(model, batches, [Gradient(), InputPower(2)], nn.functional.cross_entropy))
+    kinds = [ActivationMean(), ActivationMaximum(), AbsoluteFirstOrder(), SecondMoments()]
+    units = reduce_unit_statistics(collect_units(model, batches, kinds, nn.functional.cross_entropy))
     masks = prune(model, WeightTimesGradient(), 0.6, statistics=found)
     require_same_masks(masks)
     pruned = fit(model, data, training, validation=Share(1), fabric=fabric, masks=masks, seed=1)
     return {
         "rank": rank(),
         "samples": found.samples,
+        "units": {kind: next(iter(of.values())).tolist() for kind, of in units.sums.items()},
+        "unit samples": units.samples,
         "gradient": found.get("gradient", "0.weight").tolist(),
         "dense": summary(dense),
         "pruned": summary(pruned),

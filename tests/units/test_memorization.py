@@ -184,6 +184,19 @@ def test_negative_activations_are_refused_unless_asked_for() -> None:
     assert list(unit_memorization(net, x, layers="2").scores) == ["2"]
 
 
+def test_layers_are_skipped_whichever_example_is_negative() -> None:
+    net = nn.Sequential(nn.Linear(1, 2), nn.Identity(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.fill_(0.5)
+    x = torch.tensor([[1.0], [2.0], [3.0], [-1.0], [1.0]])
+    for size in (1, 3, 5):
+        found = unit_memorization(net, x, batch_size=size, negative="skip")
+        assert list(found.scores) == ["2"]
+        assert list(found.of_groups()) == ["2"]
+        assert "down to -0.5" in next(iter(found.skipped.values()))
+
+
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [

@@ -13,18 +13,21 @@ from torch import nn
 from sparsewood.allocation import Everywhere, Scope
 from sparsewood.criteria import Criterion, Magnitude
 from sparsewood.errors import SparsewoodError
-from sparsewood.granularity import NM, Element, Granularity
-from sparsewood.parameters import Entry
+from sparsewood.granularity import NM, Coupled, Element, Granularity
+from sparsewood.parameters import Entry, is_weight
 from sparsewood.parameters import choose as choose_parameters
 from sparsewood.pruning.api import DEFAULT_AMOUNT, prune
 from sparsewood.recovery import FineTune, Recovery
 from sparsewood.schedules import Event, OneShot, Plan, Schedule, require_plan, spaced
-from sparsewood.statistics import Loss
+from sparsewood.statistics import Loss, Statistic
 from sparsewood.statistics.collect import require_batches
 from sparsewood.types import Masks, Statistics
+from sparsewood.unit_criteria.base import UnitCriterion
 
 Unit = Literal["round", "epoch", "step"]
 UNITS: tuple[Unit, ...] = ("round", "epoch", "step")
+Select = Literal["lowest", "highest", "hybrid"]
+SELECTIONS: tuple[Select, ...] = ("lowest", "highest", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Pruning:
             from which weights that training starts.
         include, exclude, protect_classifier, min_units: as in `prune`.
         score_batches: how many batches of training data a criterion that needs data sees; None means all.
+        select: which of the scores go; others than the lowest are for units of the structure (see `prune_units`).
+
+    With the granularity `Coupled()` whole units of the network's structure go, by scores of weights or by a criterion
+    of units. Amounts are then of the units that can go; `include` names where units may go, `exclude` where they stay,
+    and what the network returns stays anyway.
 
     Raises `SparsewoodError` for a field of the wrong kind, and for a schedule whose amounts change from event to event
     where scope or granularity (N:M) already say how much goes.
@@ -47,7 +55,7 @@ class Pruning:
     dict_keys([10, 30])
     """
 
-    criterion: Criterion = Magnitude()
+    criterion: Criterion | UnitCriterion = Magnitude()
     schedule: Schedule = OneShot(0.9)
     scope: Scope = Everywhere()
     granularity: Granularity = Element()
@@ -61,10 +69,11 @@ class Pruning:
     protect_classifier: bool = True
     min_units: int = 1
     score_batches: int | None = 1
+    select: Select = "lowest"
 
     def __post_init__(self) -> None:
+        self._require_criterion()
         kinds: dict[str, type] = {
-            "criterion": Criterion,
             "schedule": Schedule,
             "scope": Scope,
             "granularity": Granularity,
@@ -83,6 +92,7 @@ class Pruning:
         for name in ("include", "exclude"):
             _require_names(name, getattr(self, name))
         require_plan(self.plan)  # a number of rounds that the schedule cannot do is found out here
+        self._require_whole_units()
         self._require_amounts(self.plan)
         spacing = self.schedule.spacing
         if spacing is not None and ((self.start, self.every) != spacing or self.unit == "round"):
@@ -96,6 +106,26 @@ class Pruning:
     def plan(self) -> Plan:
         """The schedule's events, by round."""
         return self.schedule(self.rounds)
+
+    @property
+    def coupled(self) -> bool:
+        """Whether whole units of the network's structure go."""
+        return isinstance(self.granularity, Coupled)
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """The statistics of weights that the criterion reads; a criterion of units collects its own."""
+        return () if isinstance(self.criterion, UnitCriterion) else self.criterion.needs
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether the criterion needs data."""
+        return self.criterion.reads_data if isinstance(self.criterion, UnitCriterion) else bool(self.needs)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the criterion takes images that it augments itself, rather than batches."""
+        return isinstance(self.criterion, UnitCriterion) and self.criterion.reads_images
 
     @property
     def fixes_amounts(self) -> bool:
@@ -130,17 +160,19 @@ class Pruning:
             include=self._include(layers),
             exclude=list(self.exclude) or None,
             protect_classifier=self.protect_classifier,
-            default=self.criterion.covers,
+            default=is_weight if isinstance(self.criterion, UnitCriterion) else self.criterion.covers,
         )
 
     def all_kept(self, model: nn.Module) -> Masks:
-        """Masks that keep everything, of all parameters that some event decides about.
+        """Masks that keep everything, of all parameters that some event decides about; none for coupled units.
 
         Sparsity is the removed share of these, also while events for some of them are still to come.
 
         >>> Pruning().all_kept(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
         Masks(1 tensors, 0 of 4 removed, sparsity 0.0000)
         """
+        if self.coupled:
+            return Masks({})  # which parameters these lie in, the structure of the network says
         every = {entry.name: entry.parameter for event in self.plan for entry in self.parameters(model, event)}
         return Masks.adopt({name: torch.ones_like(p, dtype=torch.bool) for name, p in every.items()})
 
@@ -160,13 +192,18 @@ class Pruning:
         What earlier `masks` removed stays removed. If the event regrows, that holds only for parameters that it is not
         about. Of `data`, the first `score_batches` batches are read, and only by a criterion that needs any.
 
-        Raises as `prune` does.
+        Raises as `prune` does, and for coupled units, which `shrinking.unit_masks.choose_units` chooses.
 
         >>> layer = nn.Linear(10, 1)
         >>> setting = Pruning(schedule=OneShot(0.3))
         >>> setting.choose(layer, setting.plan[0], Masks({})).sparsity
         0.3
         """
+        if self.coupled or isinstance(self.criterion, UnitCriterion):
+            raise SparsewoodError(
+                "Pruning.choose chooses inside parameters, and Coupled() units reach over several. Use "
+                "sparsewood.prune_units, or a Pruner or a recipe, which know the network's structure."
+            )
         if event.regrow:
             about = {name for entry in self.parameters(model, event) for name in (entry.name, *entry.aliases)}
             masks = Masks.adopt({name: mask for name, mask in masks.items() if name not in about})
@@ -181,7 +218,7 @@ class Pruning:
             protect_classifier=self.protect_classifier,
             min_units=self.min_units,
             masks=masks,
-            data=self._seen(data) if self.criterion.needs else None,
+            data=self.seen(data) if self.criterion.needs else None,
             loss=loss,
             statistics=statistics,
             generator=generator,
@@ -190,11 +227,40 @@ class Pruning:
     def _include(self, layers: tuple[str, ...] | None) -> list[str] | None:
         return list(self.include if layers is None else layers) or None
 
-    def _seen(self, data: Iterable[Any] | None) -> Iterable[Any] | None:
-        if data is None or self.score_batches is None:
+    def seen(self, data: Iterable[Any] | None) -> Iterable[Any] | None:
+        """What of `data` the criterion sees: `score_batches` batches, or all images if it augments them itself."""
+        if data is None or self.score_batches is None or self.reads_images:
             return data
         require_batches(data)  # of one batch, the first "batch" would be its inputs
         return islice(data, self.score_batches)
+
+    def _require_criterion(self) -> None:
+        if not isinstance(self.criterion, Criterion | UnitCriterion):
+            raise SparsewoodError(f"Pruning: criterion must be a Criterion. Got {self.criterion!r}.")
+        if isinstance(self.criterion, UnitCriterion) and not self.coupled:
+            raise SparsewoodError(
+                f"Pruning: {self.criterion} scores units of the network's structure, so the granularity must be "
+                f"Coupled(). Got {self.granularity!r}."
+            )
+
+    def _require_whole_units(self) -> None:
+        """What goes with units of the structure, and what only with them."""
+        if self.select not in SELECTIONS:
+            raise SparsewoodError(f"Pruning: select must be one of {', '.join(SELECTIONS)}. Got {self.select!r}.")
+        if self.select != "lowest" and not self.coupled:
+            raise SparsewoodError(
+                f"Pruning: select={self.select!r} is for units of the network's structure: granularity=Coupled(). "
+                f"Got {self.granularity}."
+            )
+        if not self.coupled:
+            return
+        if self.min_units < 1:
+            raise SparsewoodError(f"Pruning: with Coupled(), min_units must be at least 1. Got {self.min_units}.")
+        if any(event.regrow for event in self.plan):
+            raise SparsewoodError(
+                f"Pruning: {self.schedule} lets weights grow again, and whole units that were removed stay so. Use a "
+                "schedule that does not regrow, or granularity=Filter()."
+            )
 
     def _require_amounts(self, plan: Plan) -> None:
         amounts = {event.amount for event in plan}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sparsewood.data.loader import Loader
+from sparsewood.data.part import Part
 from sparsewood.data.split import Split
 from sparsewood.distributed import rank, world
 from sparsewood.errors import SparsewoodError
@@ -22,6 +23,7 @@ from sparsewood.run.recipe import Recipe, Variant
 from sparsewood.run.weights import load_weights
 from sparsewood.seeds import derive, generator_for
 from sparsewood.state import TrainingState, restore
+from sparsewood.structure import Structure, trace
 from sparsewood.train import Training
 
 __all__ = ["Bench", "Trained", "load_split"]
@@ -147,6 +149,21 @@ class Bench:
             rank=rank() if shared else 0,
             world=world() if shared else 1,
         )
+
+    def images(self, number: int, count: int | None) -> Part:
+        """What a criterion sees that augments by itself, in round `number`: training images, not augmented.
+
+        `count` of them, others in each round, in the order of the data; None means all.
+        """
+        part = self._cut(self.split.train, self.recipe.training.batch_size)
+        if count is None or count >= len(part):
+            return part
+        drawn = torch.randperm(len(part), generator=generator_for(self.seed, "images", number))[:count]
+        return part.subset(drawn.sort().values)
+
+    def structure(self, model: nn.Module) -> Structure:
+        """What hangs together in a network of this run."""
+        return trace(model, to_model_device(torch.zeros(1, *self.split.input_shape), model))
 
     def _cut(self, part: Any, size: int) -> Any:
         size = min(size, self.recipe.training.batch_size, len(part))

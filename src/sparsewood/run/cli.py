@@ -161,7 +161,13 @@ def run(
     plan: bool = False,
     save_model: Path | None = None,
     log_interval: float = 15.0,
-    arch: str | None = None,
+    method: Annotated[list[str] | None, Parameter(name=["--method", "--pruner"], consume_multiple=False)] = None,
+    prune_by: Literal["lowest", "highest", "hybrid"] = "lowest",
+    x: float | None = None,
+    lvl: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    no_augs: int | None = None,
+    um_batch: Annotated[int | None, Parameter(name=["--um-batch", "--UM-batch"])] = None,
+    arch: Annotated[str | None, Parameter(name=["--arch", "--model"])] = None,
     data: str | None = None,
     data_dir: Path | None = None,
     epochs: int | None = None,
@@ -175,7 +181,7 @@ def run(
     pretrained: bool = False,
     init_model: Path | None = None,
     seed: int | None = None,
-    output: Path | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "--dir"])] = None,
 ) -> None:
     """Carry out a recipe: train, prune, train again, and at the end read the test data once.
 
@@ -200,6 +206,19 @@ def run(
         Write the weights of the last network of the first seed there, as safetensors.
     log_interval
         Seconds between lines of progress where there is no terminal.
+    method
+        Only this variant of the recipe, and those that it needs; may be given several times. Names of older scripts
+        are understood: mag_pruning, prune_random, prune_lowest_l1, prune_outlier_neuron, prune_by_unitmem.
+    prune_by
+        Which end prune_by_unitmem means: that of low_unitmem, high_unitmem or hybrid_unitmem.
+    x
+        Levels that each take x % of what is left, as long as 39 % are left: --set pruning.schedule=...
+    lvl
+        Where to begin: -1 trains the dense network, 0 reads its weights from --init-model: --set train_dense=...
+    no_augs
+        How many augmentations of each image a criterion that augments looks at.
+    um_batch
+        How many images such a criterion takes at a time.
     arch
         The model: --set model=...
     data
@@ -236,6 +255,7 @@ def run(
     options = {name: value for name, value in locals().items() if name != "overrides"}
     shortcuts = overrides(options)
     from sparsewood.run.command import run_recipe
+    from sparsewood.run.methods import Choice
 
     run_recipe(
         recipe,
@@ -246,6 +266,7 @@ def run(
         plan_only=plan,
         save_model=save_model,
         seconds=log_interval,
+        choice=Choice(tuple(method or ()), prune_by, no_augs, um_batch),
     )
 
 
@@ -297,6 +318,60 @@ def shrink(
     shrink_recipe(recipe, settings, preview=preview, json_file=json, quiet=quiet)
 
 
+@app.command
+def sensitivity(
+    recipe: Path,
+    /,
+    *,
+    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+    amounts: str | None = None,
+    granularity: Annotated[list[str] | None, Parameter(name="--granularity", consume_multiple=False)] = None,
+    criterion: str | None = None,
+    layer: Annotated[list[str] | None, Parameter(name="--layer", consume_multiple=False)] = None,
+    max_drop: float | None = None,
+    quiet: bool = False,
+    data_dir: Path | None = None,
+    output: Path | None = None,
+) -> None:
+    """Prune the layers of a recipe's dense network one at a time, and show what it loses on validation data.
+
+    The network is trained if no earlier command did that; test data are not read. OUTPUT gets sensitivity.csv, with a
+    row as soon as it is there, sensitivity.png and the tables as sensitivity.txt. The same command goes on where an
+    earlier one was stopped; more layers, amounts and granularities can be asked for later.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file, of `sparsewood run` or of `sparsewood shrink`; those that come with sparsewood are in recipes/.
+    set_
+        A setting of the recipe, as in --set training.epochs=5; may be given several times.
+    amounts
+        Shares of a layer's units that go, such as 0.25,0.5. Default: 0.1, 0.2 and so on to 0.9, and 0.95.
+    granularity
+        What is removed as one: Element, Filter, Channel and others that `sparsewood list granularities` shows, Coupled
+        for channels with all that belongs to them; may be given several times. Default: these three.
+    criterion
+        Which units go first, as Magnitude or '{name: LpNorm, p: 1}'; see `sparsewood list criteria`.
+    layer
+        A parameter's or module's name, or a pattern; may be given several times. Default: all weights.
+    max_drop
+        The second table says how much each layer can lose for at most this drop of accuracy: 0.01 is one point.
+    quiet
+        Show no progress.
+    data_dir
+        Where the files of the data set are: --set data.root=... (default: the environment variable SPARSEWOOD_DATA).
+    output
+        The directory to write. Default: sensitivity, in the directory of the recipe's results.
+    """
+    from sparsewood.run.shortcuts import overrides
+
+    shortcuts = overrides({"data_dir": data_dir})
+    from sparsewood.run.sensitivity_command import analyse_recipe, settings_of
+
+    settings = settings_of(amounts, granularity or (), criterion, layer or (), max_drop)
+    analyse_recipe(recipe, [*shortcuts, *(set_ or ())], settings=settings, output=output, quiet=quiet)
+
+
 @app.command(name="inspect")
 def inspect_(
     model: str,
@@ -310,12 +385,29 @@ def inspect_(
     json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     svg: Path | None = None,
     dot: Path | None = None,
+    units: bool = False,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    weights: Path | None = None,
+    images: int | None = None,
+    augment: str | None = None,
+    augmentations: int | None = None,
+    batch_size: int | None = None,
+    threshold: float | None = None,
+    negative: Literal["skip", "absolute"] | None = None,
+    top: int | None = None,
+    csv: Path | None = None,
+    png: Path | None = None,
 ) -> None:
     """Show which channels, neurons and attention heads of a model hang together, and which cannot be removed and why.
 
     The model is built with new weights, nothing is downloaded, and run once without arithmetic. Each line of the table
     is a group of units: what goes with one unit alone, where the units are made and where they are read. Below stands
     what stays, and why.
+
+    With --units: what the units do on training images of a data set. Each line is a layer: how many of its units are
+    dead (always 0), constant, saturated (hardly changing) or memorize single images (UnitMem, Wang et al. 2024,
+    https://arxiv.org/abs/2409.19069), and below stand the images that excite those most.
 
     Parameters
     ----------
@@ -333,14 +425,58 @@ def inspect_(
     attention
         What goes from attention where both can: whole heads, or the same dimensions of all heads.
     groups
-        The most lines of groups in the table.
+        The most lines of groups in the table; with --units, the most layers.
     json
         Write all of it there as JSON; - is standard output, and the table then goes to standard error.
     svg
         Draw a picture there.
     dot
         Write a graph for Graphviz there.
+    units
+        Show what each unit does. The options below are for this.
+    data
+        The data set that the network is trained on, as digits or "{name: image_folder, size: 64}"; only training images
+        are read. `sparsewood list data` has more.
+    data_dir
+        Where its files are (default: the environment variable SPARSEWOOD_DATA).
+    weights
+        A file of weights (safetensors, or a state dict), or a directory that `sparsewood run` or `sparsewood shrink`
+        wrote. Without it the weights are new.
+    images
+        How many training images are looked at, drawn at random (default: 1000).
+    augment
+        What UnitMem is measured under, as UnitMemViews or "{name: CropFlip, padding: 2}"; `sparsewood list
+        augmentations` has more. Without it images are not augmented.
+    augmentations
+        How many times each image is augmented (default: 10).
+    batch_size
+        Images in one forward (default: 500).
+    threshold
+        From which UnitMem on a unit is counted as memorizing (default: 0.9).
+    negative
+        What to do with layers that have activations below 0, for which UnitMem is not defined: skip (the default), or
+        absolute, which takes absolute values.
+    top
+        How many units of each layer are shown with their image (default: 3).
+    csv
+        Write a line for each unit there.
+    png
+        Draw the images of the units that memorize most there.
     """
+    options = {
+        "data": data, "data_dir": data_dir, "weights": weights, "images": images, "augment": augment,
+        "augmentations": augmentations, "batch_size": batch_size, "threshold": threshold, "negative": negative,
+    }  # fmt: skip
+    if units:
+        _refuse("--units does not go with", {"input_shape": input_shape, "explain": explain, "svg": svg, "dot": dot})
+        from sparsewood.run.inspect_units_command import UnitFiles, inspect_units
+
+        more = {} if top is None else {"top": top}
+        inspect_units(
+            model, options, set_ or (), layers=groups, attention=attention, files=UnitFiles(json, csv, png), **more
+        )
+        return
+    _refuse("Without --units there is no", {**options, "top": top, "csv": csv, "png": png})
     from sparsewood.run.inspect_command import Files, inspect_model
 
     inspect_model(
@@ -374,6 +510,12 @@ def list_(kind: Annotated[str | None, Parameter(name="kind")] = None, /) -> None
         for name, line in found:
             given = takes(title, name) if kind else ""
             print(f"{'' if kind else '  '}{name:<{width}}  {line}{f' Takes {given}.' if given else ''}")
+
+
+def _refuse(why: str, options: dict[str, Any]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given:
+        raise SparsewoodError(f"{why} {', '.join(given)}.")
 
 
 def _demo(settings: DemoSettings, output: Path, *, quiet: bool) -> None:

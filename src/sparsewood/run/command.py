@@ -21,10 +21,11 @@ from sparsewood.run.begun import require_same_inputs
 from sparsewood.run.bench import Bench, load_split
 from sparsewood.run.calls import importable
 from sparsewood.run.directory import locked
-from sparsewood.run.outputs import lines, read_results, results_table, write_parameters, write_results
+from sparsewood.run.methods import Choice, load_chosen
+from sparsewood.run.outputs import lines, read_results, results_table, write_levels, write_parameters, write_results
 from sparsewood.run.preflight import check_run
 from sparsewood.run.progress import no_progress, progress
-from sparsewood.run.recipe import Recipe, Variant, load_recipe
+from sparsewood.run.recipe import Recipe, Variant
 from sparsewood.run.runner import carry_out_all, fabric_of, remaining_steps
 from sparsewood.run.show import show
 from sparsewood.state import TrainingState
@@ -42,13 +43,15 @@ def run_recipe(
     plan_only: bool = False,
     save_model: Path | None = None,
     seconds: float = 15.0,
+    choice: Choice | None = None,
 ) -> Path:
-    """Carry out the recipe at `path`; the directory of the run.
+    """Carry out the recipe at `path`, or what is chosen of it; the directory of the run.
 
     Raises `SparsewoodError` for a recipe that cannot be read or carried out, and where the directory is in use or
     cannot be written to.
     """
-    recipe = load_recipe(path, overrides)
+    choice = choice or Choice()
+    recipe = load_chosen(path, overrides, choice)
     if jobs < 1:
         raise SparsewoodError(f"--jobs must be a whole number >= 1. Got {jobs}.")
     follows = recipe.devices > 1 and int(os.environ.get("LOCAL_RANK", "0")) > 0  # a process that the first one started
@@ -78,7 +81,7 @@ def run_recipe(
             if warning is not None:
                 print(f"sparsewood: {warning}", file=sys.stderr)
             write_parameters(root, recipe, split, dry_run=dry_run)
-        again = partial(load_recipe, path.resolve(), list(overrides))
+        again = partial(load_chosen, path.resolve(), list(overrides), choice)
         with progress(remaining_steps(bench), quiet=quiet or not leads, seconds=seconds) as advance:
             evaluations = carry_out_all(replace(bench, advance=advance), again=again, jobs=jobs)
         if leads:
@@ -106,12 +109,15 @@ def _show_plans(recipe: Recipe) -> None:
     for variant in recipe.variants:
         pruning = variant.pruning
         when = (pruning.plan, pruning.unit, pruning.start, pruning.every)
-        key = (variant.masks_from,) if variant.masks_from is not None else when
+        key = (variant.masks_from, variant.matched_to) if variant.source is not None else when
         groups.setdefault(key, []).append(variant)
     for members in groups.values():
         names, first = ", ".join(variant.name for variant in members), members[0]
         if first.masks_from is not None:
             print(f"{names}: the masks of {first.masks_from}", end="\n\n")
+            continue
+        if first.matched_to is not None:
+            print(f"{names}: as many weights as the masks of {first.matched_to} remove", end="\n\n")
             continue
         pruning = first.pruning
         by_round = pruning.unit == "round"  # counted from 1, as their directories are
@@ -128,6 +134,8 @@ def _report(recipe: Recipe, root: Path, evaluations: dict[int, Any], note: str, 
     data = recipe.data.name + (f" ({note})" if note else "")
     title = f"{dry}{data}, {recipe.model.name}"
     paths = write_results(root, found, title)
+    if any(variant.pruning.coupled for variant in recipe.variants):
+        write_levels(root, found, [variant.name for variant in recipe.variants])
     show(results_table(lines(found), f"{title}: test accuracy, {over}"))
     print("\nWritten:")
     for path in paths:

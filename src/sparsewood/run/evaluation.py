@@ -14,6 +14,7 @@ from sparsewood.report.rows import Result
 from sparsewood.run.bench import DENSE, Bench, Trained
 from sparsewood.run.experiment import IN_TRAINING, MASKS, control_name, controls, numbered, round_name
 from sparsewood.run.recipe import Variant
+from sparsewood.run.unit_rounds import share_of_units
 from sparsewood.state import restore
 from sparsewood.types import Masks
 
@@ -38,6 +39,8 @@ class Layer:
 class Evaluated:
     """One final network. `round` 0 is the last control; `kept` is the share of the prunable weights that masks left.
 
+    Where whole units go, that is of all entries of parameters in which units lie, and `units` is the share of units
+    that went of those that can.
     `control_acc1` is the test accuracy of this round's control: the dense network, trained on as often and as long.
     """
 
@@ -49,6 +52,7 @@ class Evaluated:
     post_loss: float
     control_acc1: float
     layers: tuple[Layer, ...]
+    units: float | None = None
 
 
 def evaluate_seed(bench: Bench) -> list[dict[str, Any]]:
@@ -150,6 +154,7 @@ def _evaluated(bench: Bench, variant: Variant, found: Found, test: Any, train: A
         after.loss,
         control,
         tuple(_layers(variant.name, number, bench.seed, model)),
+        share_of_units(trained.stage) if number else (0.0 if variant.pruning.coupled else None),
     )
 
 

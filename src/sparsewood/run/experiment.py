@@ -25,13 +25,21 @@ from sparsewood.recovery import FineTune, Follow
 from sparsewood.run.bench import DENSE, FINAL, Bench, Trained
 from sparsewood.run.directory import Stage
 from sparsewood.run.recipe import Variant
+from sparsewood.run.unit_rounds import (
+    choose_whole_units,
+    notes_of,
+    unit_data,
+    weights_removed,
+    write_notes,
+    write_unit_files,
+)
 from sparsewood.schedules import Event
 from sparsewood.seeds import derive, generator_for
 from sparsewood.state import TrainingState, capture
 from sparsewood.statistics import collect
 from sparsewood.train import CsvLog, Fitted, Log, Logs, Pruner, Teacher, TensorBoardLog, Training, fit
 from sparsewood.train.rates import Stretched
-from sparsewood.types import Masks
+from sparsewood.types import Count, Masks
 
 __all__ = [
     "carry_out",
@@ -105,9 +113,11 @@ def carry_out(bench: Bench, variant: Variant) -> None:
     dense = bench.finished(DENSE)
     _train_controls(bench, variant, dense)
     if variant.pruning.unit == "round":
-        _rounds(bench, variant, dense)
+        stages = _rounds(bench, variant, dense)
     else:
-        _during_training(bench, variant, dense)
+        stages = {variant.pruning.rounds: _during_training(bench, variant, dense)}
+    if variant.pruning.coupled and variant.masks_from is None and bench.writes:
+        write_unit_files(bench.stage(variant.name).directory, stages)
 
 
 def _finished(stage: Stage, base: Trained) -> Trained | None:
@@ -163,8 +173,9 @@ class Round:
     earlier: Masks
 
 
-def _rounds(bench: Bench, variant: Variant, dense: Trained) -> None:
-    """After every event: choose, recover, train."""
+def _rounds(bench: Bench, variant: Variant, dense: Trained) -> dict[int, Stage]:
+    """After every event: choose, recover, train; the stages that this made, by round."""
+    stages = {}
     alone = variant.independent or variant.masks_from is not None
     base, masks = dense, Masks({})
     for number, events in numbered(variant.pruning):
@@ -172,8 +183,10 @@ def _rounds(bench: Bench, variant: Variant, dense: Trained) -> None:
             continue
         stage = bench.stage(variant.name, round_name(number))
         trained = _finished(stage, base) or _retrain(bench, Round(variant, number, events, stage, base, masks), dense)
+        stages[number] = stage
         if not alone:
             base, masks = trained, Masks.load(stage.directory / MASKS)
+    return stages
 
 
 def round_name(number: int) -> str:
@@ -200,7 +213,9 @@ def _masks(bench: Bench, current: Round, model: nn.Module) -> Masks:
         if current.variant.shuffled:
             masks = shuffled(masks, generator_for(bench.seed, "shuffle", current.number))
     else:
-        masks = _chosen(bench, current, model)
+        masks, notes = _chosen(bench, current, model)
+        if notes and bench.writes:
+            write_notes(current.stage, notes)  # before the masks, with which the choice is done
     require_same_masks(masks)
     if bench.writes:
         masks.save(path)
@@ -224,20 +239,31 @@ def shuffled(masks: Masks, generator: torch.Generator) -> Masks:
     )
 
 
-def _chosen(bench: Bench, current: Round, model: nn.Module) -> Masks:
+def _chosen(bench: Bench, current: Round, model: nn.Module) -> tuple[Masks, dict[str, Any]]:
+    """The masks after the events of a round, and what is to be noted of units."""
     pruning = current.variant.pruning
+    if pruning.coupled:
+        return choose_whole_units(bench, pruning, current.number, current.events, model, current.earlier)
     masks = pruning.all_kept(model) & current.earlier
-    for index, event in enumerate(current.events):
+    for index, event in enumerate(_events(bench, current, model)):
         statistics = None
-        if pruning.criterion.needs:
+        needs = pruning.needs
+        if needs:
             names = [entry.name for entry in pruning.parameters(model, event)]
             data = islice(bench.scoring(current.number, shared=True), pruning.score_batches)
-            needs = pruning.criterion.needs
             statistics = reduce_statistics(collect(model, data, needs, nn.functional.cross_entropy, names=names))
         generator = generator_for(bench.seed, "prune", current.number, index)
         masks = pruning.choose(model, event, masks, statistics=statistics, generator=generator)
         apply_masks(model, masks)
-    return masks
+    return masks, {}
+
+
+def _events(bench: Bench, current: Round, model: nn.Module) -> tuple[Event, ...]:
+    """The events of a round; where it is matched to another variant, as many weights as that one's masks remove."""
+    if current.variant.matched_to is None:
+        return current.events
+    there = Masks.load(bench.stage(current.variant.matched_to, round_name(current.number)).directory / MASKS)
+    return tuple(replace(event, amount=Count(weights_removed(model, there))) for event in current.events)
 
 
 def _retrain(bench: Bench, current: Round, dense: Trained) -> Trained:
@@ -251,18 +277,18 @@ def _retrain(bench: Bench, current: Round, dense: Trained) -> Trained:
     fitted = _fit(bench, current.stage, model, course, doing, dense=dense, masks=masks)
     notes = {
         "round": number,
-        "amount": None if variant.masks_from is not None else repr(current.events[-1].amount),
+        "amount": None if variant.source is not None else repr(current.events[-1].amount),
         "rewound_to": course.picked,
         "from": current.base.fingerprint,
     }
     return _finish(bench, current.stage, model, fitted, notes, masks)
 
 
-def _during_training(bench: Bench, variant: Variant, dense: Trained) -> None:
-    """One training in which all events take place."""
+def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Stage:
+    """One training in which all events take place; the stage that this made."""
     stage = bench.stage(variant.name, IN_TRAINING)
     if _finished(stage, dense) is not None:
-        return
+        return stage
     model = bench.network_at(dense.state())
     course = _recovered(bench, variant, model, Masks({}), dense, 1)
     pruning, settings = bench.squeezed(variant.pruning, course.settings)
@@ -270,7 +296,7 @@ def _during_training(bench: Bench, variant: Variant, dense: Trained) -> None:
         course = replace(course, settings=settings, steps=settings.epochs * len(bench.loader(settings)))
 
     def during(network: nn.Module, optimizer: Any, per_epoch: int) -> Pruner:
-        data = bench.scoring(0, shared=False) if pruning.criterion.needs else None
+        data = unit_data(bench, pruning, 0)
         # Where events name layers, sparsity is of all that they name, from the start.
         layered = any(event.layers is not None for event in pruning.plan)
         return Pruner(
@@ -282,12 +308,15 @@ def _during_training(bench: Bench, variant: Variant, dense: Trained) -> None:
             loss=nn.functional.cross_entropy,
             masks=pruning.all_kept(network) if layered else None,
             seed=bench.seed,
+            structure=bench.structure(network) if pruning.coupled else None,
         )
 
     fitted = _fit(bench, stage, model, course, variant.name, dense=dense, during=during)
     assert fitted.masks is not None
     require_same_masks(fitted.masks)
     if bench.writes:
+        if pruning.coupled:
+            write_notes(stage, notes_of(bench.structure(model), fitted.masks))
         fitted.masks.save(stage.directory / MASKS)
     notes = {
         "round": pruning.rounds,
@@ -296,6 +325,7 @@ def _during_training(bench: Bench, variant: Variant, dense: Trained) -> None:
         "from": dense.fingerprint,
     }
     _finish(bench, stage, model, fitted, notes, fitted.masks)
+    return stage
 
 
 # ---------------------------------------------------------------- trainings

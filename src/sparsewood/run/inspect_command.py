@@ -25,7 +25,7 @@ from sparsewood.run import yamlfile
 from sparsewood.run.calls import Call, importable
 from sparsewood.structure import Structure, trace
 
-__all__ = ["Files", "inspect_model"]
+__all__ = ["Files", "check_target", "inspect_model", "model_parameters"]
 
 _LARGE = 1_000_000_000
 """Of transformers with more parameters than this no weights are made."""
@@ -59,10 +59,10 @@ def inspect_model(
     """
     places = [path for path in (files.svg, files.dot, None if files.json == "-" else files.json) if path is not None]
     for path in places:
-        _check_target(Path(path))  # what can be wrong is found out now
+        check_target(Path(path))  # what can be wrong is found out now
     if groups < 1:
         raise SparsewoodError(f"--groups must be a whole number >= 1. Got {groups}.")
-    parameters = _parameters(settings)
+    parameters = model_parameters(settings)
     if name.startswith("transformers:"):
         parameters.setdefault("task", "any")
     to_stderr = files.json == "-"
@@ -77,7 +77,8 @@ def inspect_model(
     return structure
 
 
-def _check_target(path: Path) -> None:
+def check_target(path: Path) -> None:
+    """Raise `OutputError` if no file can be written there."""
     if path.exists() and not path.is_file():
         raise OutputError(f"Cannot write file '{path}': it exists and is no regular file. Choose another path.")
     writable_directory(path.parent)
@@ -99,7 +100,7 @@ def _built(name: str, parameters: Mapping[str, Any]) -> nn.Module:
     return call.build()
 
 
-def _parameters(settings: Sequence[str]) -> dict[str, Any]:
+def model_parameters(settings: Sequence[str]) -> dict[str, Any]:
     """`depth=56` and the like, values in YAML."""
     root = yamlfile.Node({}, "--set")
     for setting in settings:

@@ -17,7 +17,17 @@ from sparsewood.run.evaluation import Evaluated, Layer
 from sparsewood.run.provenance import machine, versions
 from sparsewood.run.recipe import Recipe, effective
 
-__all__ = ["Line", "Step", "lines", "read_results", "results_table", "write_parameters", "write_results"]
+__all__ = [
+    "Level",
+    "Line",
+    "Step",
+    "lines",
+    "read_results",
+    "results_table",
+    "write_levels",
+    "write_parameters",
+    "write_results",
+]
 
 DEFINITIONS = {
     "size, size_nz": "all parameters of the model; those that are not zero at the end",
@@ -32,7 +42,9 @@ DEFINITIONS = {
     "long. Each round has its own; the row of round 0, compression 1 is that of the last",
     "epochs, completed_epochs": "of the training after pruning; those that took place",
     "generalization_gap": "train_acc - test_acc, both of the final weights, neither augmented",
-    "sparsity": "achieved: the share of the prunable weights that the masks remove",
+    "sparsity": "achieved: the share of the prunable weights that the masks remove (of whole units: of all entries of "
+    "parameters in which units lie)",
+    "unit_sparsity": "achieved: the share of the units that can go that went; empty where single weights go",
     "std": "sample standard deviation over seeds (n - 1)",
     "path": "the stage in this directory: weights, masks, logs.csv",
 }
@@ -50,6 +62,22 @@ class Step:
     test_acc: float
     generalization_gap: float
     control_acc: float
+    unit_sparsity: float | None = None
+
+
+@dataclass(frozen=True)
+class Level:
+    """One row of a variant's own pruning_results.csv: percentages, as older scripts have them.
+
+    `sparsity` is achieved, of units where units go, else of weights; `weight_sparsity` of all parameters, by non-zeros.
+    """
+
+    iteration: int
+    sparsity: float
+    train_acc: float
+    test_acc: float
+    generalization_gap: float
+    weight_sparsity: float
 
 
 @dataclass(frozen=True)
@@ -172,4 +200,22 @@ def _step(one: Evaluated) -> Step:
     result = one.result
     gap = one.train_acc1 - result.post_acc1
     reached = (one.train_acc1, result.post_acc1, gap, one.control_acc1)
-    return Step(result.strategy, result.seed, one.round, 1 - one.kept, *reached)
+    return Step(result.strategy, result.seed, one.round, 1 - one.kept, *reached, one.units)
+
+
+def write_levels(directory: Path, found: Sequence[Evaluated], variants: Sequence[str]) -> None:
+    """pruning_results.csv of each of these variants and of every seed, beside what else they wrote of their levels."""
+    for seed in sorted({one.result.seed for one in found}):
+        for name in variants:
+            rows = [
+                _level(one) for one in found if (one.result.strategy, one.result.seed) == (name, seed) and one.round
+            ]
+            write_text(directory / f"seed-{seed}" / name / "pruning_results.csv", to_csv(rows))
+
+
+def _level(one: Evaluated) -> Level:
+    """Iteration 0 is the first round, level 0 of the other files."""
+    train, test = 100 * one.train_acc1, 100 * one.result.post_acc1
+    sparsity = 100 * (1 - one.kept if one.units is None else one.units)
+    zeros = 100 * (1 - one.result.size_nz / one.result.size)
+    return Level(one.round - 1, sparsity, train, test, train - test, zeros)

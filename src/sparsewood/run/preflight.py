@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsewood.data.part import Part
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call, to_model_device
+from sparsewood.pruning import Pruning
 from sparsewood.run.bench import Bench
 from sparsewood.run.experiment import first_step, numbered, snapshots
 from sparsewood.run.recipe import Variant
+from sparsewood.run.unit_rounds import unit_data
+from sparsewood.shrinking.unit_masks import choose_units
 from sparsewood.snapshot import untouched
 from sparsewood.statistics import collect
 from sparsewood.types import Masks, Remaining
@@ -83,13 +90,14 @@ def _check_variant(bench: Bench, variant: Variant) -> None:
         _check_by_round(variant, alone=alone)
     else:
         _check_during_training(bench, variant, alone=alone)
-    if variant.masks_from is not None:
-        source = bench.recipe.variant(variant.masks_from)
+    if variant.source is not None:
+        source = bench.recipe.variant(variant.source)
         there = set(_rounds(source) if source.only is None else source.only)
         missing = sorted(set(variant.only or _rounds(variant)) - there)
         if missing or source.pruning.unit != "round":
             numbers = missing or _rounds(variant)
-            raise SparsewoodError(f"masks_from: {variant.masks_from!r} has no masks of rounds {numbers}.")
+            key = "masks_from" if variant.masks_from is not None else "matched_to"
+            raise SparsewoodError(f"{key}: {variant.source!r} has no masks of rounds {numbers}.")
 
 
 def _check_choice(bench: Bench, variant: Variant) -> None:
@@ -97,17 +105,41 @@ def _check_choice(bench: Bench, variant: Variant) -> None:
     if variant.masks_from is not None:
         return
     pruning, model, statistics = variant.pruning, bench.network(), None
-    if pruning.criterion.needs:
+    if pruning.coupled:
+        _check_units(bench, pruning, model)
+        return
+    if pruning.needs:
         images, labels = next(iter(bench.scoring(0, shared=False)))
         batch = (images[:EXAMPLES], labels[:EXAMPLES])
         loss = nn.functional.cross_entropy
         names = sorted({entry.name for event in pruning.plan for entry in pruning.parameters(model, event)})
-        statistics = collect(model, [batch], pruning.criterion.needs, loss, names=names)
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # what it would say of untrained weights is of no interest
-    try:
+        statistics = collect(model, [batch], pruning.needs, loss, names=names)
+    with _quiet():
         for event in (pruning.plan[0], pruning.plan[-1]):
             pruning.choose(model, event, Masks({}), statistics=statistics)
+
+
+def _check_units(bench: Bench, pruning: Pruning, model: nn.Module) -> None:
+    """The same for whole units; a criterion of units sees a few examples."""
+    structure, data = bench.structure(model), unit_data(bench, pruning, 0)
+    seen: Any = None
+    if isinstance(data, Part):
+        seen = data.subset(torch.arange(min(EXAMPLES, len(data))))
+    elif data is not None:
+        images, labels = next(iter(data))
+        seen = [(images[:EXAMPLES], labels[:EXAMPLES])]
+    with _quiet():
+        for event in (pruning.plan[0], pruning.plan[-1]):
+            choose_units(pruning, model, structure, event, {}, data=seen, loss=nn.functional.cross_entropy)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What would be said of untrained weights is of no interest."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
     finally:
         logging.disable(before)
 

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.granularity import Element
 from sparsewood.pruning.settings import Pruning
 from sparsewood.run import yamlfile
 from sparsewood.run.annotations import UNHASHED, OfKind, check
@@ -71,6 +72,8 @@ class Variant:
         masks_from: the name of the variant whose masks are taken, round by round.
         shuffled: the masks taken from there are shuffled inside each parameter: as many weights stay in every layer,
             at random places.
+        matched_to: the name of another variant. In every round as many weights go as that one's masks remove, whatever
+            the amounts of the schedule are.
         only: the rounds that are trained and reported, counted from 1; None means all.
 
     Raises `SparsewoodError` for what cannot be.
@@ -83,11 +86,13 @@ class Variant:
     masks_from: str | None = None
     shuffled: bool = False
     only: tuple[Positive, ...] | None = None
+    matched_to: str | None = None
 
     def __post_init__(self) -> None:
         check(self)
         if self.shuffled and self.masks_from is None:
             raise SparsewoodError(f"Variant {self.name!r}: 'shuffled' is for masks of another variant: masks_from.")
+        self._require_match()
         if self.retraining is not None and self.pruning.recovery.follow.settings == "training":
             object.__setattr__(self, "retraining", None)  # of no use to a recovery that repeats the dense training
         if self.only is None:
@@ -97,6 +102,28 @@ class Variant:
                 f"Variant {self.name!r}: 'only' must be rounds from 1 to {self.pruning.rounds}, ascending. "
                 f"Got {list(self.only)}."
             )
+
+    def _require_match(self) -> None:
+        """Only single weights can be matched exactly, round by round."""
+        if self.matched_to is None:
+            return
+        one = self.pruning
+        if self.masks_from is not None or not isinstance(one.granularity, Element) or one.unit != "round":
+            raise SparsewoodError(
+                f"Variant {self.name!r}: matched_to chooses single weights, round by round: leave masks_from out, with "
+                f"granularity Element and unit: round. Got {one.granularity}, unit {one.unit!r}, masks_from "
+                f"{self.masks_from!r}."
+            )
+        if one.scope.own_amounts is not None or any(event.layers is not None or event.regrow for event in one.plan):
+            raise SparsewoodError(
+                f"Variant {self.name!r}: matched_to says how much goes in all, so neither scope nor schedule may "
+                f"say it for layers. Got {one.scope} and {one.schedule}."
+            )
+
+    @property
+    def source(self) -> str | None:
+        """The variant that must have run before: the one whose masks, or whose numbers of weights, are taken."""
+        return self.masks_from if self.masks_from is not None else self.matched_to
 
 
 @dataclass(frozen=True)
@@ -157,17 +184,18 @@ class Recipe:
         raise UnknownName.among("variant", name, [variant.name for variant in self.variants])
 
     def sources(self, variant: Variant) -> tuple[Variant, ...]:
-        """The variants that must have run before this one: the one its masks are from, and the one theirs are from.
+        """The variants that must have run before this one: the one its masks (or numbers) are from, and theirs.
 
         Raises `SparsewoodError` if one of them does not exist or is the variant itself.
         """
         found: list[Variant] = []
         last = variant
-        while last.masks_from is not None:
+        while last.source is not None:
             try:
-                last = self.variant(last.masks_from)
+                last = self.variant(last.source)
             except UnknownName as error:
-                raise SparsewoodError(f"Variant {last.name!r}, masks_from: {error}") from error
+                key = "masks_from" if last.masks_from is not None else "matched_to"
+                raise SparsewoodError(f"Variant {last.name!r}, {key}: {error}") from error
             if last.name == variant.name or last in found:
                 raise SparsewoodError(f"Variant {variant.name!r} takes its masks, in the end, from itself.")
             found.append(last)
@@ -238,8 +266,14 @@ def cell_hash(recipe: Recipe, variant: Variant | None, seed: int) -> str:
     plain.pop("seeds", None)
     if variant is not None:
         chain = [_meaning(recipe, each) for each in (variant, *recipe.sources(variant))]
-        plain["variant"] = [{key: value for key, value in each.items() if key != "masks_from"} for each in chain]
+        plain["variant"] = [_nameless(each) for each in chain]
     return digest(plain | {"seed": seed})
+
+
+def _nameless(meaning: dict[str, Any]) -> dict[str, Any]:
+    """A variant's meaning without what its source is called; that it is matched to one matters."""
+    found = {key: value for key, value in meaning.items() if key != "masks_from"}
+    return found | {"matched_to": ""} if "matched_to" in found else found
 
 
 def _meaning(recipe: Recipe, variant: Variant) -> dict[str, Any]:

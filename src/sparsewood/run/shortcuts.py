@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from sparsewood.errors import SparsewoodError
+from sparsewood.run.methods import level_settings
 
 __all__ = ["SHORTCUTS", "overrides"]
 
@@ -23,6 +24,7 @@ SHORTCUTS = {
     "init_model": "weights",
     "seed": "seeds",
     "output": "output",
+    "lvl": "train_dense",
 }
 """Option -> the setting that it changes."""
 
@@ -30,13 +32,18 @@ SHORTCUTS = {
 def overrides(options: dict[str, object]) -> list[str]:
     """`--set` assignments for the options that were given (those that are not None), in the order of `SHORTCUTS`.
 
-    `max_lr` (with `lr`) asks for one cycle up to that rate. Raises `SparsewoodError` if it is not above `lr`.
+    `max_lr` (with `lr`) asks for one cycle up to that rate. `x` are levels that each take x % of what is left; `lvl` is
+    where older scripts began: -1 trains the dense network, 0 reads its weights. Raises `SparsewoodError` if `max_lr` is
+    not above `lr`, and for another `lvl`, or 0 without `init_model`.
 
     >>> overrides({"arch": "resnet20", "lr": 0.01, "seed": 7, "epochs": None})
     ['model=resnet20', 'training.optimizer.lr=0.01', 'seeds=[7]']
     """
     given = {name: value for name, value in options.items() if value is not None}
+    _require_level(given)
     found = [f"{setting}={_text(name, given[name])}" for name, setting in SHORTCUTS.items() if name in given]
+    if "x" in given:
+        found += level_settings(float(str(given["x"])))
     if "max_lr" in given:
         found.append(_one_cycle(given))
     if given.get("pretrained"):
@@ -47,7 +54,18 @@ def overrides(options: dict[str, object]) -> list[str]:
 def _text(name: str, value: object) -> str:
     if isinstance(value, Path):
         return json.dumps(str(value))  # a path is a text, whatever YAML would make of it
+    if name == "lvl":
+        return "true" if value == -1 else "false"
     return f"[{value}]" if name == "seed" else str(value)
+
+
+def _require_level(given: dict[str, object]) -> None:
+    level = given.get("lvl", -1)
+    if level not in (-1, 0) or (level == 0 and "init_model" not in given):
+        raise SparsewoodError(
+            f"--lvl is -1 (train the dense network) or 0 (read its weights: --init-model FILE). Got {level}. "
+            "A run that was stopped goes on at its level by itself."
+        )
 
 
 def _one_cycle(given: dict[str, object]) -> str:

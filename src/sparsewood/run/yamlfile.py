@@ -174,7 +174,7 @@ def _scalar(composed: ScalarNode, place: Node, loader: YAML) -> object:
 
 
 def _line(source: str, composed: Any) -> str:
-    return f"{source}, line {composed.start_mark.line + 1}" if not source.startswith("--set") else source
+    return f"{source}, line {composed.start_mark.line + 1}" if not source.startswith("--") else source
 
 
 def _reason(error: MarkedYAMLError) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +17,17 @@ from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.masks import apply_masks, not_held
 from sparsewood.masks.apply import resolve
 from sparsewood.parameters import Selectors
+from sparsewood.pruning import Pruning
 from sparsewood.pruning.api import earlier_masks
+from sparsewood.pruning.settings import SELECTIONS, Select
+from sparsewood.schedules import Event
 from sparsewood.shrinking.choice import Chooser, UnitScores
 from sparsewood.statistics import Loss
 from sparsewood.structure import Group, Slice, Structure, trace
 from sparsewood.types import AmountLike, Masks, Threshold
 from sparsewood.units.sites import find_layers, find_sites
 
-__all__ = ["prune_units", "removed_units", "units_left"]
-
-Select = Literal["lowest", "highest", "hybrid"]
-SELECTIONS: tuple[Select, ...] = ("lowest", "highest", "hybrid")
+__all__ = ["choose_units", "prune_units", "removed_units", "units_left"]
 
 NOT_INCLUDED = "it is not included"
 
@@ -60,7 +61,7 @@ def prune_units(
         example_inputs: what the model is traced on; of no use where `structure` is given.
         criterion: scores of weights, combined for each unit, or of units.
         sparsity: how much goes of the units that can: a share (by default half), a count, another amount, or a mapping
-            from layers to amounts. Totals count what earlier `masks` removed; `Remaining` is of those that they left.
+            from layers to amounts. Totals count what earlier `masks` removed; `Remaining` is of the units left.
         scope: which units compete.
         select: which go, of the units that compete: the `lowest` scores, the `highest`, or from both ends (`hybrid`:
             of n units ceil(n / 2) the lowest and floor(n / 2) the highest, unless `min_units` stands in the way).
@@ -102,6 +103,61 @@ def prune_units(
     held = {} if include is None else _others(chooser, structure, include)
     keep = _ordered(chooser, held, ORDERS[select]).choose(held).keep
     return earlier & structure.to_masks(keep)
+
+
+def choose_units(
+    pruning: Pruning,
+    model: nn.Module,
+    structure: Structure,
+    event: Event,
+    masks: Mapping[str, Tensor],
+    *,
+    data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    generator: torch.Generator | None = None,
+    scores: Mapping[str, Tensor] | None = None,
+) -> Masks:
+    """The masks after an event of a pruning of coupled units: what `Pruning.choose` is for all other granularities.
+
+    Of `data`, the first `score_batches` batches are read; a criterion that augments by itself gets all of it. `scores`
+    stand for what the criterion would find, if that was measured before: float64[units] for groups by name.
+    Raises as `prune_units` does.
+
+    >>> from sparsewood.granularity import Coupled
+    >>> from sparsewood.schedules import OneShot
+    >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
+    >>> half = Pruning(schedule=OneShot(0.5), granularity=Coupled())
+    >>> choose_units(half, net, trace(net, torch.ones(1, 2)), half.plan[0], {})
+    Masks(3 tensors, 8 of 16 removed, sparsity 0.5000)
+    """
+    layers = pruning.include if event.layers is None else event.layers
+    return prune_units(
+        model,
+        None,
+        pruning.criterion if scores is None else _Measured(pruning.criterion, scores),
+        None if pruning.fixes_amounts else event.amount,
+        scope=pruning.scope,
+        select=pruning.select,
+        data=pruning.seen(data) if pruning.reads_data and scores is None else None,
+        loss=loss,
+        masks=masks,
+        include=list(layers) or None,
+        protect=list(pruning.exclude),
+        min_units=pruning.min_units,
+        structure=structure,
+        generator=generator,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Scores of units that were measured before."""
+
+    criterion: object
+    scores: Mapping[str, Tensor] = field(repr=False)
+
+    def __call__(self, model: nn.Module, structure: Structure, **_: Any) -> Mapping[str, Tensor]:  # noqa: ARG002
+        return self.scores
 
 
 def units_left(structure: Structure, masks: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

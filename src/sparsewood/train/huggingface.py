@@ -14,6 +14,7 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.models.wheels import ensure_torchvision
 from sparsewood.pruning import Pruning
 from sparsewood.statistics import Loss
+from sparsewood.structure import Structure
 from sparsewood.train.pruner import Pruner, State
 from sparsewood.types import Masks
 
@@ -47,8 +48,8 @@ class SparsityTrainerCallback(TrainerCallback):
     with what is needed to go on; `masks` are the final ones after `train`.
 
     Args:
-        data, loss, masks, seed: as for `Pruner`. A batch is a mapping of keyword inputs, which is also the target:
-            with labels in it, `loss=lambda output, batch: output.loss`.
+        data, loss, masks, seed, structure: as for `Pruner`. A batch is a mapping of keyword inputs, which is also the
+            target: with labels in it, `loss=lambda output, batch: output.loss`.
         resume_from: the checkpoint directory that `train(resume_from_checkpoint=...)` gets, if it is not one of the
             Trainer's own in its output directory.
 
@@ -70,10 +71,13 @@ class SparsityTrainerCallback(TrainerCallback):
         masks: Mapping[str, Tensor] | None = None,
         seed: int = 0,
         resume_from: str | Path | None = None,
+        structure: Structure | None = None,
     ) -> None:
         super().__init__()
         self._pruning = pruning
-        self._options: dict[str, Any] = {"data": data, "loss": loss, "masks": masks, "seed": seed}
+        self._options: dict[str, Any] = {
+            "data": data, "loss": loss, "masks": masks, "seed": seed, "structure": structure,
+        }  # fmt: skip
         self._resume_from = resume_from
         self._pruner: Pruner | None = None
 

@@ -15,6 +15,7 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.models.wheels import ensure_torchvision
 from sparsewood.pruning import Pruning
 from sparsewood.statistics import Loss
+from sparsewood.structure import Structure
 from sparsewood.train.pruner import Pruner, State
 from sparsewood.types import Masks
 
@@ -49,7 +50,8 @@ class SparsityCallback(Callback):
     needs exactly one optimizer, since steps of the Trainer are counted.
 
     Args:
-        data, loss, masks, seed: as for `Pruner`; `loss(output, target)` is called on what the module's `forward` gives.
+        data, loss, masks, seed, structure: as for `Pruner`; `loss(output, target)` is called on what the module's
+            `forward` gives.
 
     Raises `SparsewoodError` at the end of `fit` if the training was too short for the plan, and, naming the parameter,
     if zeros did not hold.
@@ -68,10 +70,13 @@ class SparsityCallback(Callback):
         loss: Loss | None = None,
         masks: Mapping[str, Tensor] | None = None,
         seed: int = 0,
+        structure: Structure | None = None,
     ) -> None:
         super().__init__()
         self._pruning = pruning
-        self._options: dict[str, Any] = {"data": data, "loss": loss, "masks": masks, "seed": seed}
+        self._options: dict[str, Any] = {
+            "data": data, "loss": loss, "masks": masks, "seed": seed, "structure": structure,
+        }  # fmt: skip
         self._pruner: Pruner | None = None
         self._saved: dict[str, Any] = {}
 

@@ -15,7 +15,9 @@ from sparsewood.masks import apply_masks, enforce, not_held
 from sparsewood.pruning import Pruning
 from sparsewood.schedules import Event
 from sparsewood.seeds import derive
+from sparsewood.shrinking.unit_masks import choose_units
 from sparsewood.statistics import Loss
+from sparsewood.structure import Structure
 from sparsewood.train.timetable import timetable
 from sparsewood.types import Masks
 
@@ -40,6 +42,7 @@ class Pruner:
         steps_per_epoch: optimizer steps in an epoch; for unit "epoch".
         data, loss: for criteria that need them, as in `prune`; of the data, `score_batches` batches are read at every
             event. A loader that draws its order from the global random state gives the same batches in every run.
+        structure: what hangs together in the model, from `sparsewood.trace`; for prunings of `Coupled()` units.
         seed: for random criteria; event i draws from `derive(seed, "prune", i)`.
         state: what `state()` returned, to go on from there. Without it the events of step 0 take place at once.
 
@@ -72,11 +75,18 @@ class Pruner:
         masks: Mapping[str, Tensor] | None = None,
         seed: int = 0,
         state: State | None = None,
+        structure: Structure | None = None,
     ) -> None:
         self._model, self._pruning, self._data, self._loss, self._seed = model, pruning, data, loss, seed
         derive(seed)  # raises for what is no seed
         self._plan = timetable(pruning, steps_per_epoch)
-        if pruning.criterion.needs and data is None:
+        self._structure = structure
+        if pruning.coupled and structure is None:
+            raise SparsewoodError(
+                "Pruner: Coupled() units are those of the network's structure: pass structure=sparsewood.trace(model, "
+                "example_inputs)."
+            )
+        if pruning.reads_data and data is None:
             raise SparsewoodError(f"Pruner: {pruning.criterion} needs data: pass data=... (batches), and loss=...")
         self._steps = self._carried = 0
         self._soft = Masks({})
@@ -195,15 +205,11 @@ class Pruner:
         with torch.random.fork_rng(devices=[]):
             seed = derive(self._seed, "prune", self._carried)
             torch.default_generator.manual_seed(seed)
-            chosen = self._pruning.choose(
-                self._model,
-                event,
-                self._keeper.masks,
-                data=self._data,
-                loss=self._loss,
-                generator=torch.Generator().manual_seed(seed),
-            )
+            chosen = self._chosen(event, torch.Generator().manual_seed(seed))
         chosen = _of_rank_0(chosen)
+        if self._pruning.coupled:  # none of whose events is soft
+            self._keeper.masks = chosen
+            return
         about = {entry.name for entry in self._pruning.parameters(self._model, event)}
         soft = {name: mask for name, mask in self._soft.items() if name not in about}
         if event.regrow:
@@ -211,6 +217,14 @@ class Pruner:
             apply_masks(self._model, {name: chosen[name] for name in about})
         self._soft = Masks(soft)
         self._keeper.masks = Masks.adopt({name: mask for name, mask in chosen.items() if name not in soft})
+
+    def _chosen(self, event: Event, generator: torch.Generator) -> Masks:
+        model, masks = self._model, self._keeper.masks
+        if self._structure is None or not self._pruning.coupled:
+            return self._pruning.choose(model, event, masks, data=self._data, loss=self._loss, generator=generator)
+        return choose_units(
+            self._pruning, model, self._structure, event, masks, data=self._data, loss=self._loss, generator=generator
+        )
 
     def _identity(self) -> dict[str, Any]:
         return {"plan": [[event.step, repr(event)] for event in self._plan], "seed": self._seed}

@@ -58,6 +58,10 @@ class UnitMem(UnitCriterion):
             center=self.center, negative=self.negative, structure=structure, generator=generator,
         )  # fmt: skip
 
+    def of(self, found: UnitMemorization) -> dict[str, Tensor]:
+        """Scores of every group from the measure."""
+        return found.of_groups()
+
     def __call__(
         self,
         model: nn.Module,
@@ -68,7 +72,7 @@ class UnitMem(UnitCriterion):
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
         self.require(data, loss)
-        return self.measure(model, structure, data, generator).of_groups()
+        return self.of(self.measure(model, structure, data, generator))
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,10 @@ class OutlierSelectivity(UnitCriterion):
             negative=self.negative, structure=structure, generator=generator,
         )  # fmt: skip
 
+    def of(self, found: UnitMemorization) -> dict[str, Tensor]:
+        """Scores of every group from the measure."""
+        return found.statistics.of_groups(found.outlier_at_sites)
+
     def __call__(
         self,
         model: nn.Module,
@@ -112,8 +120,7 @@ class OutlierSelectivity(UnitCriterion):
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
         self.require(data, loss)
-        found = self.measure(model, structure, data, generator)
-        return found.statistics.of_groups(found.outlier_at_sites)
+        return self.of(self.measure(model, structure, data, generator))
 
 
 def _require_images(images: object) -> None:

@@ -251,8 +251,10 @@ class _Tally:
             return values
         if self.negative == "absolute":
             return values.abs()
-        if self.negative == "skip" and not self.first:
+        if self.negative == "skip" and (self.writer is None or not self.first):  # rows on disk have all layers
             self.skipped[name] = f"its activations are negative (down to {low:.3g})"
+            for of in self.found.values():
+                of.pop(name, None)
             return None
         raise SparsewoodError(
             f"UnitMem is defined for activations >= 0, but units at {name!r} have means down to {low:.3g}: no ReLU is "
