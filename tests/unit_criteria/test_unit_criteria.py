@@ -1,14 +1,12 @@
-"""Criteria of units: closed forms, what all have in common, and how well they tell what a unit is worth."""
+"""Criteria of units: what all have in common, and closed forms (003-01, 003-15, 003-16, 004-37, 004-38, 000-07)."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,19 +14,23 @@ import sparsewood as sw
 from sparsewood import unit_criteria
 from sparsewood.data.augment import CropFlip
 from sparsewood.shrinking.choice import Chooser
+from sparsewood.testing import check_unit_criterion
 from sparsewood.unit_criteria import (
     ChannelIndependence,
     ClassSelective,
     FeatureRank,
     FilterGradient,
+    FilterNorm,
     Fisher,
     GateTaylor,
     GeometricMedian,
     HessianTrace,
     MeanActivation,
     MeanReplacement,
+    MinusMACs,
     NonZeroFraction,
     OutlierSelectivity,
+    PerLayerNormalized,
     TaylorRemoval,
     UnitCriterion,
     UnitMem,
@@ -39,16 +41,21 @@ EVERY: tuple[UnitCriterion, ...] = (
     ClassSelective(10),
     FeatureRank(),
     FilterGradient(),
+    FilterNorm(),
+    FilterNorm(2),
     Fisher(),
     GateTaylor(),
+    GateTaylor(1),
     GeometricMedian(),
     HessianTrace(2),
     MeanActivation(),
     unit_criteria.MeanEnergy(),
     MeanReplacement(),
     MeanReplacement("signed", "mean"),
+    MinusMACs(PerLayerNormalized(TaylorRemoval()), 2.0),
     NonZeroFraction(),
     OutlierSelectivity(CropFlip(1), 2),
+    PerLayerNormalized(UnitMem(CropFlip(1), 2)),
     TaylorRemoval(),
     TaylorRemoval("signed", "mean"),
     UnitMem(CropFlip(1), 2),
@@ -93,65 +100,8 @@ def test_every_criterion_of_the_catalogue_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("criterion", EVERY, ids=repr)
-def test_a_criterion_is_a_value_with_formula_and_source(criterion: UnitCriterion) -> None:
-    kind = type(criterion)
-    assert dataclasses.is_dataclass(kind)
-    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert criterion == dataclasses.replace(criterion)
-    text = kind.__doc__ or ""
-    assert "score_j = " in text
-    assert "Source: " in text
-    assert "https://" in text
-
-
-@pytest.mark.parametrize("criterion", EVERY, ids=repr)
-def test_scores_are_finite_numbers_for_all_units_and_leave_no_trace(criterion: UnitCriterion) -> None:
-    model = network().train()
-    before = {name: one.clone() for name, one in model.state_dict().items()}
-    state = torch.get_rng_state()
-    found = scores_of(criterion, model, batches())
-    assert {name: (one.shape, one.dtype) for name, one in found.items()} == {
-        "0": ((6,), torch.float64), "3": ((8,), torch.float64),
-    }  # fmt: skip
-    assert all(bool(torch.isfinite(one).all()) for one in found.values())
-    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
-    assert model.training
-    assert torch.equal(state, torch.get_rng_state())
-
-
-@pytest.mark.parametrize("criterion", [one for one in EVERY if not isinstance(one, HessianTrace)], ids=repr)
-def test_batches_may_be_cut_in_any_way(criterion: UnitCriterion) -> None:
-    one, two = (scores_of(criterion, network(), batches(24, size)) for size in (24, 7))
-    for name, scores in one.items():
-        torch.testing.assert_close(two[name], scores, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("criterion", [one for one in EVERY if not isinstance(one, HessianTrace)], ids=repr)
-def test_scores_follow_units_that_change_places(criterion: UnitCriterion) -> None:
-    model, order = network(), torch.tensor([3, 0, 5, 1, 4, 2])
-    moved = network()
-    with torch.no_grad():
-        for name in ("0.weight", "0.bias", "1.weight", "1.bias"):
-            moved.get_parameter(name).copy_(model.get_parameter(name)[order])
-        moved.get_parameter("3.weight").copy_(model.get_parameter("3.weight")[:, order])
-    before, after = (scores_of(criterion, net, batches()) for net in (model, moved))
-    torch.testing.assert_close(after["0"], before["0"][order], rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(after["3"], before["3"], rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("criterion", EVERY, ids=repr)
-def test_shrink_takes_every_criterion_and_removes_exactly_what_is_asked(criterion: UnitCriterion) -> None:
-    data = batches()
-    model = network()
-    chooser = Chooser(
-        model,
-        sw.trace(model, data[0][0]),
-        criterion=criterion,
-        amount=5,
-        data=data_for(criterion, data),
-        loss=F.cross_entropy,
-    )
-    assert chooser.choose().removed == 5
+def test_criteria_keep_the_contract(criterion: UnitCriterion) -> None:
+    check_unit_criterion(criterion)
 
 
 def test_a_criterion_goes_all_the_way_through_shrink() -> None:
@@ -179,6 +129,30 @@ def test_missing_data_and_losses_are_named(criterion: UnitCriterion) -> None:
     if criterion.reads_loss:
         with pytest.raises(sw.SparsewoodError, match="needs a loss"):
             criterion(model, structure, data=batches(), loss=None, generator=torch.Generator())
+
+
+def test_scores_of_units_compete_as_they_are() -> None:
+    model, data = network(), batches()
+    structure = sw.trace(model, data[0][0])
+    for criterion in (FilterNorm(), MinusMACs(FilterNorm(), 3.0), MeanActivation()):
+        chooser = Chooser(model, structure, criterion=criterion, amount=5, data=data)
+        for name, scores in scores_of(criterion, model, data, structure).items():
+            torch.testing.assert_close(chooser.scores[name], scores, rtol=0, atol=0)
+
+
+def test_what_criteria_do_not_take_is_refused() -> None:
+    for make, message in (
+        (lambda: FilterNorm(0), "FilterNorm needs a finite p > 0. Got 0"),
+        (lambda: GateTaylor(0), "GateTaylor needs a batch"),
+        (lambda: HessianTrace(0), "whole number of probes"),
+        (lambda: MinusMACs(FilterNorm(), -1.0), "MinusMACs needs a finite strength >= 0. Got -1.0"),
+        (lambda: MinusMACs(sw.Magnitude(), 1.0), r"MinusMACs takes a criterion of units.* Got Magnitude\(\)"),  # type: ignore[arg-type]
+        (lambda: PerLayerNormalized(TaylorRemoval), "PerLayerNormalized takes a criterion of units"),  # type: ignore[arg-type]
+        (lambda: TaylorRemoval("squared"), "'form' must be 'absolute' or 'signed'"),  # type: ignore[arg-type]
+        (lambda: MeanReplacement(space="max"), "'space' must be 'sum' or 'mean'"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(sw.SparsewoodError, match=message):
+            make()
 
 
 # ---------------------------------------------------------------- closed forms
@@ -217,44 +191,179 @@ def test_taylor_terms_of_a_linear_network() -> None:
     assert of(MeanReplacement("signed"), net, x) == pytest.approx([0.0, 0.0, 0.0])
 
 
+def test_003_01_the_signed_example_of_the_original() -> None:
+    a = torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
+    net = linear(torch.eye(3), torch.ones(3))  # g = 1
+    assert of(TaylorRemoval("signed"), net, a) == [0.0, 0.0, -1.0]
+    assert of(TaylorRemoval(), net, a) == [1.0, 0.0, 1.0]
+
+
+def convolution(weights: Sequence[float], biases: Sequence[float]) -> nn.Sequential:
+    """Channel j is weights[j] x + biases[j] at every place; all are added up."""
+    net = nn.Sequential(nn.Conv2d(1, len(weights), 1), nn.Identity(), nn.Conv2d(len(weights), 1, 1, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor(weights).view(-1, 1, 1, 1))
+        net[0].bias.copy_(torch.tensor(biases))
+        net[2].weight.fill_(1.0)
+    return net
+
+
+def square(out: Tensor, _: object) -> Tensor:
+    return out.square().flatten(1).sum(1).mean()
+
+
+def test_003_01_constant_units_lose_nothing_when_they_become_their_mean_and_zero_units_nothing_at_all() -> None:
+    net = convolution([0.0, 1.0, 0.0], [1.0, 0.0, 0.0])  # a channel of ones, one that varies, one of zeros
+    x = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    for form in ("absolute", "signed"):
+        ones, varies, zeros = of(MeanReplacement(form), net, x, square)
+        assert ones == pytest.approx(0.0, abs=1e-5 if form == "signed" else 0.0)
+        assert abs(varies) > 0.1
+        assert zeros == 0.0
+        one, _, zero = of(TaylorRemoval(form), net, x, square)
+        assert abs(one) > 0.1
+        assert zero == 0.0
+
+
+def test_003_01_signed_mean_replacement_is_removal_plus_mean_times_gradient() -> None:
+    net, x = convolution([2.0, -1.0], [0.5, 1.0]), torch.randn(5, 1, 3, 2)
+    a = net[0](x).detach()
+    g = (2 * (a.sum(1, keepdim=True))).expand_as(a)
+    mean = a.mean((0, 2, 3))
+    for space, reduce in (("sum", lambda t: t.sum((2, 3))), ("mean", lambda t: t.mean((2, 3)))):
+        removed = reduce(-a * g)
+        replaced = reduce((mean.view(1, -1, 1, 1) - a) * g)
+        assert of(TaylorRemoval("signed", space), net, x, square) == pytest.approx(removed.mean(0).tolist(), rel=1e-4)
+        assert of(TaylorRemoval("absolute", space), net, x, square) == pytest.approx(
+            removed.abs().mean(0).tolist(), rel=1e-4
+        )
+        assert of(MeanReplacement("signed", space), net, x, square) == pytest.approx(
+            replaced.mean(0).tolist(), rel=1e-3
+        )
+        assert of(MeanReplacement("absolute", space), net, x, square) == pytest.approx(
+            replaced.abs().mean(0).tolist(), rel=1e-4
+        )
+        identity = removed.mean(0) + mean * reduce(g).mean(0)
+        torch.testing.assert_close(identity, replaced.mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_003_01_removal_is_the_derivative_by_a_scale_of_the_unit() -> None:
+    net, x = convolution([2.0, -1.0], [0.5, 1.0]).double(), torch.randn(5, 1, 3, 2, dtype=torch.float64)
+    found, step = of(TaylorRemoval("signed"), net, x, square), 1e-6
+    with torch.no_grad():
+        a = net[0](x)
+        for unit in range(2):
+            scale = torch.ones(1, 2, 1, 1, dtype=torch.float64)
+            scale[0, unit] = 1 - step
+            slope = (square(net[2](a * scale), None) - square(net[2](a), None)) / step
+            assert found[unit] == pytest.approx(float(slope), rel=1e-4)
+
+
+def test_gates_average_squares_over_all_mini_batches() -> None:
+    """Of three examples there are nine mini-batches of two, drawn with replacement."""
+    t = torch.tensor([[1.0, -2.0], [4.0, 0.0], [-2.0, 5.0]], dtype=torch.float64)
+    drawn = torch.stack([(t[i] + t[j]) / 2 for i in range(3) for j in range(3)])
+    found = {"first order, sum over space": -t.sum(0), "squared first order, sum over space": t.square().sum(0)}
+    torch.testing.assert_close(GateTaylor(2).scores(found, 3), drawn.square().mean(0))
+    torch.testing.assert_close(GateTaylor(1).scores(found, 3), 2 * Fisher().scores(found, 3))
+
+
 def test_004_38_gradients_rank_filters_by_what_the_loss_loses() -> None:
     net = linear(torch.tensor([[1.0], [3.0], [-2.0]]), torch.ones(3))
     assert of(FilterGradient(), net, torch.ones(1, 1)) == [1.0, 3.0, 2.0]
 
 
-def test_hessian_trace_of_a_quadratic() -> None:
-    """L = sum over units of (w_j x)^2 c_j / 2: H has c_j x^2 on its diagonal."""
+def test_hessian_trace_of_a_quadratic_is_exact() -> None:
+    """L = sum over units of c_j |w_j|^2 / 2 on (1, 0) and (0, 1): H is diagonal, so that one probe is exact."""
 
-    class Sum(nn.Module):
+    class Quadratic(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.read = nn.Linear(1, 3, bias=False), nn.Linear(3, 1, bias=False)
+            self.first = nn.Linear(2, 3, bias=False)
             self.scale = nn.Parameter(torch.tensor([1.0, 4.0, 2.0]), requires_grad=False)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.read(self.first(x) ** 2 * self.scale / 2)
+            return (self.first(x).square() * self.scale).sum(1)
 
-    model = Sum()
+    model, x = Quadratic().double(), torch.eye(2, dtype=torch.float64)
     with torch.no_grad():
-        model.read.weight.fill_(1.0)
-        model.first.weight.copy_(torch.tensor([[1.0], [2.0], [3.0]]))
-    structure = sw.trace(model, torch.ones(1, 1))
-    runs = [
-        HessianTrace(64)(
-            model, structure, data=[(torch.ones(1, 1), None)], loss=mean, generator=torch.Generator().manual_seed(s)
+        model.first.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, 2.0], [3.0, 0.0]]))
+    structure, (name,) = sw.trace(model, x), (group.name for group in sw.trace(model, x).prunable)
+    for data in ([(x, None)], [(x[:1], None), (x[1:], None)]):
+        found = HessianTrace(1)(
+            model, structure, data=data, loss=lambda out, _: out.mean(), generator=torch.Generator().manual_seed(0)
+        )[name]
+        # The trace is c_j for each of the two weights: trace / (2 p) = c_j / 2, times |w_j|^2 = 5, 4, 9.
+        torch.testing.assert_close(found, torch.tensor([2.5, 8.0, 9.0], dtype=torch.float64))
+
+
+def test_hessian_trace_goes_through_attention_and_recurrent_layers() -> None:
+    for name in ("attention", "recurrent"):
+        toy = next(one for one in sw.testing.ARCHITECTURES if one.name == name)
+        model, x = toy.build(), toy.inputs(3)
+        data = [(x, torch.zeros(3, dtype=torch.int64))]
+        found = HessianTrace(1)(
+            model, sw.trace(model, x), data=data, loss=F.cross_entropy, generator=torch.Generator().manual_seed(0)
         )
-        for s in range(3)
-    ]
-    name = next(iter(runs[0]))
-    # With the reader's weights among the probes the estimate has noise of mean 0: trace c_j, score c_j w_j^2 / 2.
-    estimate = torch.stack([run[name] for run in runs]).mean(0)
-    torch.testing.assert_close(estimate, torch.tensor([0.5, 8.0, 9.0], dtype=torch.float64), rtol=0.35, atol=0.1)
+        assert any(bool((one != 0).any()) for one in found.values())
 
 
 def test_distances_to_other_filters() -> None:
     net = linear(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]]), torch.ones(3))
     scores = of(GeometricMedian(), net, torch.ones(1, 2))
     assert scores == pytest.approx([0.75, 1.5, 0.75])  # 5, 10, 5 over their mean
+
+
+def test_distances_are_those_of_plain_sums_and_none_between_equal_filters() -> None:
+    rows = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)) + 100
+    rows[5] = rows[2]
+    sums = torch.cdist(rows.double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+    net = linear(rows, torch.ones(9))
+    assert of(GeometricMedian(), net, torch.ones(1, 4)) == pytest.approx((sums / sums.mean()).tolist(), rel=1e-6)
+    one, other = torch.rand(2, 1, 40, generator=torch.Generator().manual_seed(0))
+    net = linear(torch.cat([one.repeat(4, 1), other.repeat(3, 1)]), torch.ones(7))
+    # Distances are 0 and d: 3 d for each of four filters, 4 d for each of three, 24 / 7 d in the mean.
+    expected = [7 / 8] * 4 + [7 / 6] * 3
+    assert of(GeometricMedian(), net, torch.ones(1, 40)) == pytest.approx(expected, rel=1e-12)
+    assert of(GeometricMedian(), linear(one.repeat(3, 1), torch.ones(3)), torch.ones(1, 40)) == [0.0, 0.0, 0.0]
+
+
+def test_000_07_norms_of_filters_are_relative_to_their_layer() -> None:
+    def layers(scale: float) -> nn.Sequential:
+        first = sw.testing.constant_filters([1.0, -2.0, 3.0])
+        second = sw.testing.constant_filters([scale, 3 * scale], inputs=3)
+        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Conv2d(2, 1, 1))
+
+    for scale in (1.0, 100.0):
+        for p in (1, 2):
+            found = scores_of(FilterNorm(p), layers(scale), [(torch.ones(1, 1, 8, 8), torch.zeros(1))])
+            assert found["0"].tolist() == pytest.approx([0.5, 1.0, 1.5])
+            assert found["2"].tolist() == pytest.approx([0.5, 1.5])
+
+
+def test_003_15_scores_divided_by_the_norm_of_their_layer() -> None:
+    model, data = network(), batches()
+    plain, found = (scores_of(one, model, data) for one in (TaylorRemoval(), PerLayerNormalized(TaylorRemoval())))
+    for name, scores in plain.items():
+        torch.testing.assert_close(found[name], scores / scores.square().sum().sqrt())
+    nothing = PerLayerNormalized(TaylorRemoval()).changed(sw.trace(model, data[0][0]), {"0": torch.zeros(6)})
+    assert nothing["0"].tolist() == [0.0] * 6
+
+
+def test_003_16_units_that_cost_more_go_first() -> None:
+    model, data = network(), batches()
+    structure = sw.trace(model, data[0][0][:1])
+    # Places: 6 x 6, then 4 x 4; a unit costs 9 * 36 + 9 * 8 * 16 in the first layer, 54 * 16 + 4 * 10 in the second.
+    costs, total = {"0": 1476, "3": 904}, 6 * 9 * 36 + 8 * 54 * 16 + 32 * 10
+    plain, found = (scores_of(one, model, data, structure) for one in (FilterNorm(), MinusMACs(FilterNorm(), 50.0)))
+    for name, scores in plain.items():
+        torch.testing.assert_close(found[name], scores - 50.0 * costs[name] / total)
+    removed = [
+        Chooser(model, structure, criterion=one, amount=5).choose().keep
+        for one in (FilterNorm(), MinusMACs(FilterNorm(), 50.0))
+    ]
+    gone = [int((~keep["0"]).sum()) if "0" in keep else 0 for keep in removed]
+    assert gone[1] == 5 > gone[0]
 
 
 def test_ranks_of_feature_maps() -> None:
@@ -269,6 +378,39 @@ def test_what_the_nuclear_norm_loses() -> None:
     net = linear(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.ones(2))
     # One place only: A is a column (3, 4) with nuclear norm 5; without a row it is 4 or 3.
     assert of(ChannelIndependence(), net, torch.ones(1, 2)) == pytest.approx([1.0, 2.0])
+
+
+def nuclear(matrix: Tensor) -> float:
+    return float(torch.linalg.svdvals(matrix.double()).sum())
+
+
+@pytest.mark.parametrize("places", [(1, 2), (5, 5)])  # fewer places than channels, and more
+def test_channel_independence_is_what_singular_values_say(places: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 6, 1), nn.ReLU(), nn.Conv2d(6, 1, 1))
+    with torch.no_grad():
+        net[0].weight[3], net[0].bias[3] = 0.0, -1.0  # a dead channel
+        net[0].weight[4], net[0].bias[4] = net[0].weight[1], net[0].bias[1]  # two equal ones
+    x = torch.randn(3, 2, *places)
+    maps = net[1](net[0](x)).detach().flatten(2)
+    expected = []
+    for unit in range(6):
+        rest = maps.clone()
+        rest[:, unit] = 0
+        expected.append(sum(nuclear(one) - nuclear(other) for one, other in zip(maps, rest, strict=True)) / 3)
+    found = of(ChannelIndependence(), net, x)
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert found[3] == 0.0
+    assert found[1] == pytest.approx(found[4])
+
+
+def test_ranks_of_tokens_and_neurons_are_the_share_of_examples_with_a_response() -> None:
+    net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    assert of(FeatureRank(), net, torch.tensor([[1.0], [2.0], [3.0], [-1.0]])) == [0.75, 0.25]
+    tokens = torch.tensor([[1.0, -1.0], [2.0, 3.0]]).unsqueeze(2)
+    assert of(FeatureRank(), net, tokens, lambda out, _: out.mean()) == [1.0, 0.5]
 
 
 def test_fractions_and_means() -> None:
@@ -299,67 +441,3 @@ def test_units_that_several_layers_make_have_the_sum_of_taylor_terms() -> None:
     assert set(at_sites) == {"one", "two"}
     total = scores_of(TaylorRemoval(), model, [(x, y)])["a"]
     torch.testing.assert_close(total, at_sites["one"] + at_sites["two"])
-
-
-# ---------------------------------------------------------------- what a unit is worth
-
-
-Trained = tuple[nn.Module, list[tuple[Tensor, Tensor]], dict[str, Tensor]]
-
-
-@pytest.fixture(scope="module")
-def trained() -> Trained:
-    """A network trained on digits, training data, and the loss that each unit's removal costs."""
-    split = sw.data.digits()
-    x, y = split.train.batch(torch.arange(600))
-    model = network()
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(25):
-        for part in torch.randperm(600, generator=generator).split(100):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[part]), y[part]).backward()
-            optimizer.step()
-    model.eval()
-    structure = sw.trace(model, x[:2])
-    data = list(zip(x.split(200), y.split(200), strict=True))
-
-    def loss(net: nn.Module) -> float:
-        with torch.no_grad():
-            return float(F.cross_entropy(net(x), y))
-
-    before = loss(model)
-    worth = {}
-    for group in structure.prunable:
-        values = []
-        for unit in range(group.units):
-            keep = torch.ones(group.units, dtype=torch.bool)
-            keep[unit] = False
-            saved = {name: one.clone() for name, one in model.state_dict().items()}
-            sw.apply_masks(model, structure.to_masks({group.name: keep}))
-            values.append(loss(model) - before)
-            model.load_state_dict(saved)
-        worth[group.name] = torch.tensor(values)
-    return model, data, worth
-
-
-def rank_correlation(criterion: UnitCriterion, trained: Trained) -> float:
-    """The mean over layers of Spearman's correlation with the loss that each removal costs."""
-    model, data, worth = trained
-    scores = scores_of(criterion, model, data)
-    return sum(float(spearmanr(scores[name], worth[name]).statistic) for name in worth) / len(worth)
-
-
-# At the end of a training the mean gradient is about 0: terms whose sign is kept cancel (`GateTaylor`, "signed").
-@pytest.mark.parametrize(
-    ("criterion", "least"),
-    [(TaylorRemoval(), 0.5), (Fisher(), 0.5), (MeanReplacement(), 0.4)],
-    ids=repr,
-)
-def test_gradient_criteria_agree_with_leaving_one_out(criterion: UnitCriterion, least: float, trained: Trained) -> None:
-    assert rank_correlation(criterion, trained) > least
-
-
-def test_absolute_terms_tell_more_than_signed_ones(trained: Trained) -> None:
-    for kind in (TaylorRemoval, MeanReplacement):
-        assert rank_correlation(kind(), trained) > rank_correlation(kind("signed"), trained)

@@ -1,6 +1,31 @@
 """Named methods as compositions of parts."""
 
+from sparsewood.recipes.greedy import global_prune, prune_all_layers
 from sparsewood.recipes.iterative import prune_iteratively
+from sparsewood.recipes.measurements import (
+    create_binary_mask_from_scores,
+    get_pruning_measurements,
+    mask_and_broadcast,
+    masks_from_scores,
+)
+from sparsewood.recipes.probing import eval_layer, probe_pruning
+from sparsewood.recipes.replacing import MeanReplacer, replacing_means, without_units
 from sparsewood.recipes.sensitivity_analysis import sensitivity
+from sparsewood.recipes.thinet import ThiNet
 
-__all__ = ["prune_iteratively", "sensitivity"]
+__all__ = [
+    "MeanReplacer",
+    "ThiNet",
+    "create_binary_mask_from_scores",
+    "eval_layer",
+    "get_pruning_measurements",
+    "global_prune",
+    "mask_and_broadcast",
+    "masks_from_scores",
+    "probe_pruning",
+    "prune_all_layers",
+    "prune_iteratively",
+    "replacing_means",
+    "sensitivity",
+    "without_units",
+]

@@ -38,7 +38,6 @@ from sparsewood.structure import Group, Structure
 from sparsewood.structure.structure import Slice
 from sparsewood.structure.units import Part, Reduction
 from sparsewood.types import AmountLike, Compression, Count, Sparsity, Statistics, Threshold, as_amount
-from sparsewood.unit_criteria import UnitCriterion
 
 __all__ = ["Choice", "Chooser", "Free", "UnitScores"]
 
@@ -84,7 +83,8 @@ class Chooser:
         min_units: how many units of every group stay at least (all of them where there are fewer).
         reduction: how element scores are combined, by default as the criterion does with the elements of any unit.
         part: "producers" leaves out elements where a unit is only read.
-        normalize: whether scores are divided by their mean over the group; by default if they need no data.
+        normalize: whether scores are divided by their mean over the group; by default if they are made of single
+            weights and need no data. Criteria of units give scores that compete as they are.
         inexact: whether units may go whose removal differs from zeroing them.
         generator: for random criteria.
         alive: bool[units] for groups that earlier masks took units from, True = left. The others are gone: they stay
@@ -206,8 +206,7 @@ class Chooser:
         """The scores as they compete."""
         if normalize is None:
             one = self.criterion
-            of_weights = isinstance(one, Criterion) and not one.needs and one.reduction != "first"
-            normalize = of_weights or (isinstance(one, UnitCriterion) and not one.reads_data)
+            normalize = isinstance(one, Criterion) and not one.needs and one.reduction != "first"
         for name, values in scores.items():
             left = values[~self._gone(name)]
             if len(left) > 1 and bool((left == left[0]).all()):

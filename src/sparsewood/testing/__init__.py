@@ -8,6 +8,7 @@ from sparsewood.testing.checks import (
     check_recovery,
     check_schedule,
     check_scope,
+    check_unit_criterion,
 )
 from sparsewood.testing.leaks import no_leaks
 from sparsewood.testing.structures import StructureReport, check_structure
@@ -37,6 +38,7 @@ __all__ = [
     "check_schedule",
     "check_scope",
     "check_structure",
+    "check_unit_criterion",
     "constant_filters",
     "counting_linear",
     "no_leaks",

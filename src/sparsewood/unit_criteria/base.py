@@ -16,7 +16,15 @@ from sparsewood.structure import Structure
 from sparsewood.units.collecting import UnitStatistics, collect_units
 from sparsewood.units.kinds import UnitStatistic
 
-__all__ = ["SiteCriterion", "UnitCriterion", "needs_data", "reads_images", "require_form"]
+__all__ = [
+    "SiteCriterion",
+    "UnitCriterion",
+    "Wrapper",
+    "needs_data",
+    "reads_images",
+    "require_criterion",
+    "require_form",
+]
 
 
 class UnitCriterion(ABC):
@@ -25,6 +33,9 @@ class UnitCriterion(ABC):
     Derive a frozen dataclass, with the formula and the source in its docstring, and name it in `__all__` of
     `sparsewood.unit_criteria`. `reads_data` and `reads_loss` say what it needs; `reads_images` that it takes images,
     a `Part` or float[n, c, h, w] in [0, 1], rather than batches, since it augments them itself.
+
+    Scores compete with those of other groups as they are. Those that are made of weights alone should therefore be
+    relative to the weights of their layer, as those of `FilterNorm` are.
     """
 
     reads_data: ClassVar[bool] = True
@@ -97,6 +108,52 @@ class SiteCriterion(UnitCriterion):
             name: self.scores({kind: statistics.sums[kind][name].cpu() for kind in kinds}, statistics.samples)
             for name in sites
         }
+
+
+class Wrapper(UnitCriterion):
+    """A criterion that changes the scores of another one, which is its field `criterion`, and reads what that reads."""
+
+    criterion: UnitCriterion
+
+    @property
+    def reads_data(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the criterion reads data."""
+        return self.criterion.reads_data
+
+    @property
+    def reads_loss(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the criterion reads a loss."""
+        return self.criterion.reads_loss
+
+    @property
+    def reads_images(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the criterion takes images that it augments itself."""
+        return self.criterion.reads_images
+
+    @abstractmethod
+    def changed(self, structure: Structure, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What becomes of the other criterion's scores."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        structure: Structure,
+        *,
+        data: Iterable[Any] | None,
+        loss: Loss | None,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        self.require(data, loss)
+        return self.changed(structure, self.criterion(model, structure, data=data, loss=loss, generator=generator))
+
+
+def require_criterion(wrapper: Wrapper) -> None:
+    """Raise `SparsewoodError` unless what `wrapper` changes the scores of is a criterion of units."""
+    if not isinstance(wrapper.criterion, UnitCriterion):
+        raise SparsewoodError(
+            f"{type(wrapper).__name__} takes a criterion of units, for example TaylorRemoval(). "
+            f"Got {wrapper.criterion!r}."
+        )
 
 
 def require_form(form: object) -> None:

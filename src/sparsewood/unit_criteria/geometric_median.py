@@ -19,7 +19,7 @@ __all__ = ["GeometricMedian"]
 CHUNK = 1 << 23
 """Distances that are held at a time."""
 SAME = 1e-13
-"""Squared distances below this share of the squared norms are rounding: the filters are the same."""
+"""Squared distances up to this share of the squared norms are rounding: the filters are the same."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class GeometricMedian(UnitCriterion):
 def _distances(filters: Tensor) -> Tensor:
     """float64[n] of filters [n, size]: the sum of the distances of each one to all."""
     filters = filters.double()
-    norms = filters.square().sum(1)
-    # Distances are those of filters without their mean, and then lose less to cancellation.
+    # Without their mean the filters are as far apart, and less is lost to cancellation.
     centered = filters - filters.mean(0)
     squares = centered.square().sum(1)
+    noise = SAME * (squares + filters.square().sum(1))
     found = []
     for rows in torch.arange(len(filters), device=filters.device).split(max(1, CHUNK // max(len(filters), 1))):
         squared = squares[rows, None] + squares - 2 * centered[rows] @ centered.T
-        same = squared <= SAME * (norms[rows, None] + norms)
+        same = squared <= noise[rows, None] + noise
         found.append(squared.masked_fill(same, 0.0).sqrt().sum(1))
     return torch.cat(found).cpu()
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call
@@ -72,7 +73,9 @@ class HessianTrace(UnitCriterion):
         require_batches(data)
         chosen = [entry for entry in entries(model) if is_weight(entry)]
         total, samples = {e.name: torch.zeros_like(e.parameter, dtype=torch.float64) for e in chosen}, 0
-        with untouched(model), gradients_enabled(chosen), kernels_with_backward(model):
+        # Of the kernels of attention, only the plain one has second derivatives.
+        plain = sdpa_kernel(SDPBackend.MATH)
+        with untouched(model), gradients_enabled(chosen), kernels_with_backward(model), plain:
             for number, batch in enumerate(data):
                 inputs, target = split_batch(prepared(batch, model), number)
                 examples = count_examples(inputs, target, number)

@@ -11,6 +11,7 @@ from sparsewood.testing.checks.data import check_data
 from sparsewood.testing.checks.granularity import check_granularity
 from sparsewood.testing.checks.schedule import check_recovery, check_schedule
 from sparsewood.testing.checks.scope import check_allocation, check_scope
+from sparsewood.testing.checks.unit_criterion import check_unit_criterion
 
 __all__ = [
     "check_allocation",
@@ -20,4 +21,5 @@ __all__ = [
     "check_recovery",
     "check_schedule",
     "check_scope",
+    "check_unit_criterion",
 ]
