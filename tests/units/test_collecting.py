@@ -311,3 +311,55 @@ def test_units_and_parameters_are_collected_one_after_the_other() -> None:
 def test_what_cannot_be_collected_is_refused(statistics: list[UnitStatistic], data: list[object], message: str) -> None:
     with pytest.raises(sw.SparsewoodError, match=message):
         collect_units(convnet(), data, statistics)
+
+
+class Windows(nn.Module):
+    """Tokens in windows that are folded into the batch: behind each example's other ones, or across examples."""
+
+    def __init__(self, *, across: bool) -> None:
+        super().__init__()
+        self.across, self.up, self.act, self.down = across, nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.unflatten(1, (2, -1))  # [examples, windows, tokens, 3]
+        folded = (windows.transpose(0, 1) if self.across else windows).flatten(0, 1)
+        y = self.down(self.act(self.up(folded))).mean(1)
+        return y.unflatten(0, (2, -1)).mean(0) if self.across else y.unflatten(0, (-1, 2)).mean(1)
+
+
+def test_windows_that_are_folded_into_the_batch_belong_to_their_examples() -> None:
+    torch.manual_seed(0)
+    model, x = Windows(across=False), torch.randn(5, 8, 3)
+    found = collect_units(model, [x[:3], x[3:]], [ActivationMean(), Extremes()])
+    values = torch.relu(model.up(x)).mean(1).detach().double()
+    torch.testing.assert_close(found.sums["mean"]["act"], values.sum(0), rtol=1e-5, atol=1e-6)
+    assert torch.equal(found.sums["extremes"]["act"][1].long(), values.argmax(0))
+
+
+def test_windows_of_which_it_is_not_clear_whose_they_are_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    model = Windows(across=True)
+    found = collect_units(model, [torch.randn(5, 8, 3)], [ActivationMean()])
+    assert "act" not in found.sums["mean"]
+    assert "not one after the other" in found.skipped["act"]
+    assert "act is left out" in caplog.text
+
+
+def test_a_branch_that_not_every_batch_takes_is_left_out() -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.relu, self.head = nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)
+            self.other, self.relu2 = nn.Linear(3, 3), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.relu(self.a(x))
+            return self.head(self.relu2(self.other(h)) if len(x) > 2 else h)
+
+    torch.manual_seed(0)
+    x = torch.randn(5, 2)
+    structure = sw.trace(Branch(), x)
+    found = collect_units(Branch(), [x[:3], x[3:]], [ActivationMean()], structure=structure)
+    assert found.samples == 5
+    assert "a batch did not go through it" in found.skipped["relu2"]
+    assert list(found.sums["mean"]) == ["relu"]

@@ -111,13 +111,14 @@ class UnitStatistics:
         found = {}
         for name, sites in sites_of_groups(self.structure, [self.sites[one] for one in self._seen]).items():
             number = next(i for i, group in enumerate(self.structure.groups) if group.name == name)
+            seen = torch.zeros(self.structure.groups[number].units, dtype=torch.bool)
             rows = torch.full((len(sites), self.structure.groups[number].units), torch.nan, dtype=torch.float64)
             for row, site in zip(rows, sites, strict=True):
                 columns = torch.from_numpy(site.of_group(number))
-                row[torch.from_numpy(site.units)[columns]] = values[site.name].cpu()[columns]
-            if bool(rows.isnan().all(0).any()):
-                continue
-            found[name] = _COMBINED[combine](rows)
+                units = torch.from_numpy(site.units)[columns]
+                row[units], seen[units] = values[site.name].cpu()[columns], True
+            if bool(seen.all()):
+                found[name] = _COMBINED[combine](rows)
         return found
 
     @property
@@ -257,9 +258,8 @@ class _Pass:
                 samples += self._batch(watch, prepared(batch, self.model), number, samples)
         if not samples:
             raise _no_data()
-        in_order = {
-            kind: {site.name: of[site.name] for site in self.sites if site.name in of} for kind, of in self.sums.items()
-        }
+        seen = [site.name for site in self.sites if site.name not in watch.skipped]
+        in_order = {kind: {name: of[name] for name in seen if name in of} for kind, of in self.sums.items()}
         by_name = {site.name: site for site in self.sites}
         return UnitStatistics(in_order, samples, self.statistics, self.structure, by_name, watch.skipped)
 

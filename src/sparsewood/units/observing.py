@@ -32,10 +32,11 @@ class _Ambiguous(SparsewoodError):
 class Watch:
     """Sees the units of `sites` whenever `run` runs the model on a batch.
 
-    Which axis of a site counts examples is found from lengths: the first axis that is a multiple of the number of
-    examples (windows and the like may be folded into it), or the second one, of sequence-first modules. Where both fit,
-    the model is run on one and on two examples once, to tell them apart. Sites that have no such axis, since what is
-    seen there does not depend on the example, are left out and named in `skipped`.
+    Which axis of a site counts examples is found from lengths: the first axis if it is as long as the batch. Where it
+    is not, or others are too, the model is run on one and on two examples once: what grows is the first axis, into
+    which places of each example may be folded (windows and the like), or the second one, of sequence-first modules.
+    Sites that have no such axis, since what is seen there does not depend on the example, and those that not every
+    batch goes through, are left out and named in `skipped`.
 
     Use it as a context manager: hooks are there only inside.
     """
@@ -44,6 +45,7 @@ class Watch:
     sites: Sequence[Site]
     skipped: dict[str, str] = field(default_factory=dict)
     _axes: dict[str, int] = field(default_factory=dict)
+    _of_one: set[str] = field(default_factory=set)
     _calls: dict[str, int] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
     _batch: _Batch | None = None
@@ -70,12 +72,19 @@ class Watch:
         With `gradients`, `see` is called when the backward pass comes to a site, and then has the gradient, multiplied
         by the number of examples (the loss being a mean over them). `about` goes into every `Seen`.
         """
-        batch = _Batch(examples, see, gradients, about)
+        if examples > 1 and self._of_one:  # one example does not show how several are folded into an axis
+            self._axes = {name: axis for name, axis in self._axes.items() if name not in self._of_one}
+            self._of_one = set()
+        batch = _Batch(examples, see, gradients, about, can_be_cut=_can_be_cut(inputs, examples))
         try:
-            return self._run(inputs, batch)
+            output = self._run(inputs, batch)
         except _Ambiguous:
-            self._tell_apart(inputs, examples)
-            return self._run(inputs, batch)  # what was shown before is not shown again
+            self._tell_apart(inputs, batch)
+            output = self._run(inputs, batch)  # what was shown before is not shown again
+        for site in self.sites:
+            if site.name not in batch.shown and site.name not in self.skipped:
+                self._skip(site, "a batch did not go through it")
+        return output
 
     def unreached(self) -> None:
         """Show what the last backward pass did not come to: the loss does not depend on it, its gradient is 0."""
@@ -122,64 +131,69 @@ class Watch:
                     self._show(site, tensor, batch)
 
     def _show(self, site: Site, tensor: Tensor, batch: _Batch) -> None:
-        if batch.shapes is not None:
-            batch.shapes[site.name] = tuple(tensor.shape)
+        if batch.probed is not None:
+            batch.probed[site.name] = tensor.detach().clone()
             return
-        axis = self._example_axis(site, tensor.shape, batch.examples)
+        axis = self._example_axis(site, tensor.shape, batch)
         if axis is None:
             return
         batch.show(site, tensor, axis)
 
     # ------------------------------------------------------------ which axis counts examples
 
-    def _example_axis(self, site: Site, shape: Sequence[int], examples: int) -> int | None:
+    def _example_axis(self, site: Site, shape: Sequence[int], batch: _Batch) -> int | None:
         if tensor_has_no_units(site, shape):
             raise SparsewoodError(
                 f"Site {site.name} has shape {tuple(shape)}; axis {site.axis} was {len(site.owner)} long when the "
                 "structure was traced. Trace the model as it is now."
             )
-        known = self._axes.get(site.name)
-        if known is not None:
-            return known
+        examples, known = batch.examples, self._axes.get(site.name)
+        axes = range(min(len(shape), 2)) if known is None else [known]
         fitting = [
             axis
-            for axis in range(min(len(shape), 2))
+            for axis in axes
             if axis != site.axis and (shape[axis] == examples or (axis == 0 and shape[0] % examples == 0))
         ]
-        if len(fitting) > 1:
+        if not fitting:
+            which = "none of its axes" if known is None else f"axis {known} of its axes"
+            self._skip(site, f"{which}, {tuple(shape)}, counts the {examples} examples of a batch")
+            return None
+        certain = known is not None or (fitting == [0] and shape[0] == examples)
+        if not certain and (len(fitting) > 1 or batch.can_be_cut):
             raise _Ambiguous
-        if fitting:
-            self._axes[site.name] = fitting[0]
-            return fitting[0]
-        self._skip(site, f"none of its axes, {tuple(shape)}, counts the {examples} examples of a batch")
-        return None
+        self._axes[site.name] = fitting[0]
+        return fitting[0]
 
     def _skip(self, site: Site, why: str) -> None:
         self.skipped[site.name] = why
         logger.warning("%s is left out: %s.", site.name, why)
 
-    def _tell_apart(self, inputs: Any, examples: int) -> None:
+    def _tell_apart(self, inputs: Any, batch: _Batch) -> None:
         """Which axes grow when there are two examples rather than one."""
+        if not batch.can_be_cut:
+            raise SparsewoodError(
+                "It is not clear which axis of the activations counts examples: several are as long as the batch "
+                f"({batch.examples}), and the inputs have no first axis of that length to cut. Use another batch size, "
+                "or put the batch axis first."
+            )
         one, two = ({} for _ in range(2))
         with torch.no_grad():
-            for count, shapes in ((1, one), (2, two)):
-                some = map_tensors(lambda x, n=count: _first(x, examples, n), inputs)
-                if not any(isinstance(x, Tensor) and x.ndim and len(x) == count for x in tree_leaves(some)):
-                    raise SparsewoodError(
-                        "It is not clear which axis of the activations counts examples: several are as long as the "
-                        f"batch ({examples}), and the inputs have no first axis of that length to cut. Use another "
-                        "batch size, or put the batch axis first."
-                    )
-                self._run(some, _Batch(count, _ignore, False, {}, shapes))
+            for count, found in ((1, one), (2, two)):
+                some = map_tensors(lambda x, n=count: _first(x, batch.examples, n), inputs)
+                self._run(some, _Batch(count, _ignore, False, {}, probed=found))
         for site in self.sites:
-            before, after = one.get(site.name), two.get(site.name)
-            if before is None or after is None:
+            if site.name not in one or site.name not in two or site.name in self.skipped:
                 continue
-            grown = [a for a, (b, c) in enumerate(zip(before, after, strict=True)) if c == 2 * b and a != site.axis]
-            if len(grown) == 1 and grown[0] < 2:
-                self._axes[site.name] = grown[0]
+            before, after = one[site.name], two[site.name]
+            lengths = enumerate(zip(before.shape, after.shape, strict=True))
+            grown = [axis for axis, (b, a) in lengths if a == 2 * b and axis != site.axis]
+            if len(grown) != 1 or grown[0] > 1:
+                self._skip(site, "none of its first two axes grows with the number of examples")
+            elif grown[0] == 0 and not _one_after_the_other(before, after):
+                self._skip(site, "the examples are not one after the other along its first axis")
             else:
-                self._skip(site, "none of its axes grows with the number of examples")
+                self._axes[site.name] = grown[0]
+                self._of_one |= {site.name} if batch.examples == 1 else set()
 
 
 def tensor_has_no_units(site: Site, shape: Sequence[int]) -> bool:
@@ -190,7 +204,18 @@ def tensor_has_no_units(site: Site, shape: Sequence[int]) -> bool:
 def _first(tensor: Tensor, examples: int, count: int) -> Tensor:
     if not tensor.ndim or len(tensor) != examples:
         return tensor
-    return torch.cat([tensor[:1]] * count)
+    return torch.cat([tensor] * count)[:count] if examples == 1 else tensor[:count]
+
+
+def _can_be_cut(inputs: Any, examples: int) -> bool:
+    """Whether there are tensors whose first axis counts the examples."""
+    return any(isinstance(x, Tensor) and x.ndim and len(x) == examples for x in tree_leaves(inputs))
+
+
+def _one_after_the_other(one: Tensor, two: Tensor) -> bool:
+    """Whether the first of two examples is the first half of the first axis, rather than every second place of it."""
+    half, every_second = ((part - one).abs().double().sum() for part in (two[: len(one)], two[::2]))
+    return not bool(every_second < half)
 
 
 def _ignore(_: Seen) -> None:
@@ -205,16 +230,18 @@ class _Batch:
     see: See
     gradients: bool
     about: Mapping[str, Any]
-    shapes: dict[str, tuple[int, ...]] | None = None
+    can_be_cut: bool = True
+    probed: dict[str, Tensor] | None = None
     shown: set[str] = field(default_factory=set)
     waiting: dict[str, Seen] = field(default_factory=dict)
 
     def show(self, site: Site, tensor: Tensor, axis: int) -> None:
         values, unit_axis = self._by_example(tensor.detach(), site.axis, axis)
+        again = site.name in self.shown
+        self.shown.add(site.name)
         if not self.gradients:
-            if site.name in self.shown:
+            if again:
                 return
-            self.shown.add(site.name)
             self.see(Seen(site, values, unit_axis, **self.about))
             return
         if not tensor.requires_grad:
