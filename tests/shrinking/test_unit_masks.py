@@ -19,11 +19,14 @@ from sparsewood.allocation import LAMP, Everywhere, Isomorphic, PerLayer, PerTyp
 from sparsewood.allocation.scopes import Scope
 from sparsewood.criteria import LpNorm, Magnitude, Random
 from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.granularity import Coupled
 from sparsewood.masks import apply_masks
-from sparsewood.schedules import Levels
-from sparsewood.shrinking.unit_masks import Select, prune_units, removed_units, units_left
+from sparsewood.pruning import Pruning
+from sparsewood.schedules import Levels, OneShot
+from sparsewood.shrinking.unit_masks import Select, choose_units, prune_units, removed_units, units_left
 from sparsewood.structure import Structure
 from sparsewood.types import Count, Masks, Remaining, Sparsity, Threshold
+from sparsewood.unit_criteria import MeanReplacement
 
 SCOPES: list[Scope] = [Everywhere(), PerLayer(), PerLayer(LAMP()), PerType(), Isomorphic()]
 
@@ -326,3 +329,15 @@ def test_random_takes_from_every_layer_by_its_size() -> None:
     expected = {"0": 500.0, "2": 1000.0, "4": 1500.0}
     assert sum(counts.values()) == 3000
     assert sum((counts[name] - expected[name]) ** 2 / expected[name] for name in counts) < 9.21
+
+
+def test_a_criterion_that_reads_twice_sees_the_same_few_batches_of_a_generator() -> None:
+    torch.manual_seed(0)
+    net = dense(2, 4, 3)
+    data = [(torch.randn(6, 2), torch.tensor([0, 1, 2, 0, 1, 2])) for _ in range(3)]
+    pruning = Pruning(schedule=OneShot(0.5), criterion=MeanReplacement(), granularity=Coupled(), score_batches=2)
+    structure = sw.trace(net, INPUTS)
+    loss = nn.functional.cross_entropy
+    found = choose_units(pruning, net, structure, pruning.plan[0], {}, data=iter(data), loss=loss)
+    directly = prune_units(net, INPUTS, MeanReplacement(), 0.5, data=data[:2], loss=loss)
+    assert left(structure, found) == left(structure, directly)

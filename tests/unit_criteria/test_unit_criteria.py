@@ -441,3 +441,13 @@ def test_units_that_several_layers_make_have_the_sum_of_taylor_terms() -> None:
     assert set(at_sites) == {"one", "two"}
     total = scores_of(TaylorRemoval(), model, [(x, y)])["a"]
     torch.testing.assert_close(total, at_sites["one"] + at_sites["two"])
+
+
+def test_the_hessian_is_that_of_a_mean_not_of_a_sum() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    data = [(torch.ones(2, 2), torch.tensor([0, 1]))]
+    with pytest.raises(sw.SparsewoodError, match="a mean over it is needed"):
+        HessianTrace(1)(
+            net, sw.trace(net, data[0][0]), data=data, loss=nn.CrossEntropyLoss(reduction="sum"),
+            generator=torch.Generator(),
+        )  # fmt: skip

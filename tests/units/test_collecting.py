@@ -339,9 +339,8 @@ def test_windows_that_are_folded_into_the_batch_belong_to_their_examples() -> No
 def test_windows_of_which_it_is_not_clear_whose_they_are_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     model = Windows(across=True)
-    found = collect_units(model, [torch.randn(5, 8, 3)], [ActivationMean()])
-    assert "act" not in found.sums["mean"]
-    assert "not one after the other" in found.skipped["act"]
+    with pytest.raises(sw.SparsewoodError, match=r"every layer was left out\. act: the examples are not one after"):
+        collect_units(model, [torch.randn(5, 8, 3)], [ActivationMean()])
     assert "act is left out" in caplog.text
 
 
@@ -363,3 +362,17 @@ def test_a_branch_that_not_every_batch_takes_is_left_out() -> None:
     assert found.samples == 5
     assert "a batch did not go through it" in found.skipped["relu2"]
     assert list(found.sums["mean"]) == ["relu"]
+
+
+def test_scores_that_are_nan_do_not_hide_a_group() -> None:
+    model = convnet()
+    found = collect_units(model, [torch.ones(2, 2, 7, 7)], [ActivationMean()])
+    broken = {name: one * torch.nan for name, one in found.sums["mean"].items()}
+    assert found.of_groups(broken).keys() == found.of_groups(found.sums["mean"]).keys()
+
+
+def test_what_shows_no_unit_at_all_is_refused() -> None:
+    """Labels of tokens, cut from their sequences: there are more of them than examples of any layer."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(sw.SparsewoodError, match=r"every layer was left out. 1: none of its axes, \(3, 5, 4\)"):
+        collect_units(model, [(torch.randn(3, 5, 3), torch.zeros(15))], [ActivationMean()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -46,6 +47,20 @@ def test_layers_can_be_named() -> None:
     assert list(sw.apoz(net, [torch.ones(2, 1)], layers="2").scores) == ["2"]
     with pytest.raises(sw.UnknownName, match="Unknown layer"):
         sw.apoz(net, [torch.ones(2, 1)], layers="4")
+
+
+def test_naming_layers_does_not_hold_all_data_at_once() -> None:
+    net = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1))
+    waiting: list[int] = []
+    net.register_forward_pre_hook(lambda *_: waiting.clear())
+
+    def batches() -> Iterator[Tensor]:
+        for number in range(4):
+            assert len(waiting) < 2, "read ahead"
+            waiting.append(number)
+            yield torch.ones(2, 1)
+
+    assert sw.dead_units(net, batches(), layers="0").examples == 8
 
 
 def kinds(found: Liveness, layer: str) -> str:

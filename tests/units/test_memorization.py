@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import sparsewood as sw
 from sparsewood.data.augment import CropFlip, NormalViews, StrongViews, WeakViews
@@ -242,3 +244,58 @@ def test_the_model_is_left_as_it_was() -> None:
     assert net.training
     assert torch.equal(state, torch.get_rng_state())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_outlier_selectivity_of_a_weight_that_is_used_twice_is_the_mean_of_where_it_is_seen() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.relu, self.b = nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.relu(self.a(x)) + self.relu(self.a(100 * x.flip(1))))
+
+    torch.manual_seed(0)
+    found = unit_memorization(Twice(), torch.rand(5, 3))
+    first, second = found.outlier_at_sites.values()
+    torch.testing.assert_close(found.outlier["a"], (first + second) / 2)
+
+
+@pytest.mark.parametrize("negative", ["error", "absolute", "skip"])
+def test_nan_is_no_activation(negative: Any) -> None:
+    model = responding([torch.nan, 0.0], [1.0, 1.0])
+    with pytest.raises(sw.SparsewoodError, match="NaN or infinite"):
+        unit_memorization(model, torch.eye(2), negative=negative)
+
+
+def test_a_layer_that_not_every_batch_goes_through_is_left_out() -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.relu, self.head = nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)
+            self.other, self.relu2 = nn.Linear(3, 3), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.relu(self.a(x))
+            return self.head(self.relu2(self.other(h)) if len(x) > 2 else h)
+
+    torch.manual_seed(0)
+    model, x = Branch(), torch.rand(5, 2)
+    found = unit_memorization(model, x, batch_size=3, structure=sw.trace(model, x))
+    assert list(found.scores) == ["a"]
+    assert "relu2" in found.skipped
+
+
+def test_numbers_of_images_from_a_loader_that_shuffles_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    data: Any = list(torch.eye(3))
+    model = responding([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    unit_memorization(model, DataLoader(data, 2))
+    assert "shuffles" not in caplog.text
+    unit_memorization(model, DataLoader(data, 2, shuffle=True))
+    assert "The loader shuffles" in caplog.text
+
+
+def test_nan_is_no_class_mean() -> None:
+    data = [(torch.eye(2), torch.tensor([0, 1]))]
+    with pytest.raises(sw.SparsewoodError, match="NaN or infinite"):
+        class_selectivity(responding([torch.nan, 0.0], [1.0, 1.0]), data, 2)

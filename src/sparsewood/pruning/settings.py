@@ -232,7 +232,9 @@ class Pruning:
         if data is None or self.score_batches is None or self.reads_images:
             return data
         require_batches(data)  # of one batch, the first "batch" would be its inputs
-        return islice(data, self.score_batches)
+        few = islice(data, self.score_batches)
+        # Some criteria of units read twice, and then the same batches, which a loader that shuffles would not give.
+        return list(few) if isinstance(self.criterion, UnitCriterion) else few
 
     def _require_criterion(self) -> None:
         if not isinstance(self.criterion, Criterion | UnitCriterion):

@@ -32,6 +32,10 @@ DENSE = "dense"
 FINAL = "final.safetensors"
 
 
+DRY_IMAGES = 8
+"""How many images a dry run augments for scores."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """A finished training: where it lies, and what was noted about it."""
@@ -155,7 +159,7 @@ class Bench:
 
         `count` of them, others in each round, in the order of the data; None means all.
         """
-        part = self._cut(self.split.train, self.recipe.training.batch_size)
+        part = self._cut(self.split.train, DRY_IMAGES)  # each is run several times
         if count is None or count >= len(part):
             return part
         drawn = torch.randperm(len(part), generator=generator_for(self.seed, "images", number))[:count]

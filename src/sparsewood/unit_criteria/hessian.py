@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.inputs import call
+from sparsewood.inputs import call, refuse_sum
 from sparsewood.parameters import Entry, entries, is_weight
 from sparsewood.snapshot import untouched
 from sparsewood.statistics import Loss
@@ -71,6 +71,7 @@ class HessianTrace(UnitCriterion):
         assert data is not None
         assert loss is not None
         require_batches(data)
+        refuse_sum(loss)
         chosen = [entry for entry in entries(model) if is_weight(entry)]
         total, samples = {e.name: torch.zeros_like(e.parameter, dtype=torch.float64) for e in chosen}, 0
         # Of the kernels of attention, only the plain one has second derivatives.

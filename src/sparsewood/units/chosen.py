@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -47,8 +48,10 @@ def sites_for(
         return data, structure, None
     if structure is None:
         require_batches(data)
-        data = list(data)
-        if not data:
+        batches = iter(data)
+        first = next(batches, None)
+        if first is None:
             raise SparsewoodError("The data is empty: no batch was read. A generator that was used up is empty too.")
-        structure = structure_of(model, split_batch(prepared(data[0], model))[0])
+        structure = structure_of(model, split_batch(prepared(first, model))[0])
+        data = chain([first], batches)  # not read twice, nor all held
     return data, structure, chosen_sites(structure, layers)

@@ -219,6 +219,15 @@ def _no_data() -> SparsewoodError:
     return SparsewoodError("The data is empty: no batch was read. A generator that was used up before is empty too.")
 
 
+def nothing_seen(skipped: Mapping[str, str]) -> SparsewoodError:
+    """What to raise if every site was left out."""
+    why = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:4])
+    return SparsewoodError(
+        f"No unit was seen, every layer was left out. {why}. What counts the examples of a batch is the first axis of "
+        "its target, or else of its inputs."
+    )
+
+
 def _require(statistics: object) -> None:
     if (
         not isinstance(statistics, Sequence)
@@ -260,6 +269,8 @@ class _Pass:
             raise _no_data()
         seen = [site.name for site in self.sites if site.name not in watch.skipped]
         in_order = {kind: {name: of[name] for name in seen if name in of} for kind, of in self.sums.items()}
+        if not any(in_order.values()):
+            raise nothing_seen(watch.skipped)
         by_name = {site.name: site for site in self.sites}
         return UnitStatistics(in_order, samples, self.statistics, self.structure, by_name, watch.skipped)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import RandomSampler
 
 from sparsewood.data.part import Part
 from sparsewood.errors import SparsewoodError
@@ -120,6 +121,11 @@ def _chunks(images: Images, size: int) -> Iterator[Tensor]:
         yield from images.split(size) if len(images) else ()
     else:
         require_batches(images)
+        if isinstance(getattr(images, "sampler", None), RandomSampler):
+            logger.warning(
+                "The loader shuffles: numbers of images will count in the order in which it gives them, not in that of "
+                "the data set. Pass shuffle=False to have those."
+            )
         for number, batch in enumerate(images):
             inputs, _ = split_batch(batch, number)
             if not isinstance(inputs, Tensor):

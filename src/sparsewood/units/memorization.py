@@ -65,7 +65,8 @@ class UnitMemorization:
     @cached_property
     def outlier(self) -> dict[str, Tensor]:
         """(largest - second largest) / (largest + second largest) of each unit, by layer; 0 for dead units."""
-        return {name: contrast(self.maximum[name], self.second[name]) for name in self.maximum}
+        measured = self.outlier_at_sites
+        return {name: self.statistics.of_layer(measured, layer) for name, layer in self.statistics.layers().items()}
 
     @property
     def outlier_at_sites(self) -> dict[str, Tensor]:
@@ -163,6 +164,7 @@ def unit_memorization(
         watch = stack.enter_context(Watch(model, sites))
         for numbers, inputs in _chained(first, batches):
             watch.run(to_model_device(inputs, model), len(inputs), tally.see, numbers=numbers)
+            tally.drop(watch.skipped)
             tally.settle(numbers)
             if progress is not None:
                 progress(len(inputs))
@@ -225,6 +227,13 @@ class _Tally:
             sums = torch.cat([sums, sums.new_zeros(size - len(sums), sums.shape[1])])
         self.sums[name] = sums.index_add_(0, places.to(sums.device), seen.mean)
 
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget sites of which not all examples are seen."""
+        for name in names:
+            self.sums.pop(name, None)
+            for of in self.found.values():
+                of.pop(name, None)
+
     def settle(self, numbers: Tensor) -> None:
         """Count a batch, and have done with the examples that are finished."""
         size = int(numbers.max()) + 1 - self.first
@@ -247,6 +256,11 @@ class _Tally:
     def _checked(self, name: str, values: Tensor) -> Tensor | None:
         """Means >= 0, or None if the site is left out."""
         low = float(values.min())
+        if not bool(torch.isfinite(values).all()):
+            raise SparsewoodError(
+                f"UnitMem: units at {name!r} have activations that are NaN or infinite. Look for such weights or "
+                "inputs."
+            )
         if low >= 0:
             return values
         if self.negative == "absolute":

@@ -99,6 +99,11 @@ def _means(name: str, sums: Tensor, negative: str) -> Tensor:
     count = sums[:, -1:]
     if int((count > 0).sum()) < 2:
         raise SparsewoodError("Class selectivity compares classes: at least two must have examples.")
+    if not bool(torch.isfinite(sums).all()):
+        raise SparsewoodError(
+            f"Class selectivity: units at {name!r} have activations that are NaN or infinite. Look for such weights or "
+            "inputs."
+        )
     means = sums[:, :-1] / torch.where(count > 0, count, torch.nan)
     low = float(means.nan_to_num(nan=0.0).min())
     if low >= 0:
