@@ -451,3 +451,16 @@ def test_the_hessian_is_that_of_a_mean_not_of_a_sum() -> None:
             net, sw.trace(net, data[0][0]), data=data, loss=nn.CrossEntropyLoss(reduction="sum"),
             generator=torch.Generator(),
         )  # fmt: skip
+
+
+def test_only_so_many_images_count_however_they_are_given() -> None:
+    net, x = network(), torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    structure = sw.trace(net, x[:2])
+
+    def scores(images: object, count: int | None) -> Tensor:
+        found = UnitMem(None, images=count)(net, structure, data=images, loss=None, generator=torch.Generator())  # type: ignore[arg-type]
+        return found["0"]
+
+    expected = scores(x[:9], None)
+    for images in (x, list(x.split(4)), iter(x.split(4))):
+        torch.testing.assert_close(scores(images, 9), expected, rtol=1e-5, atol=1e-8)

@@ -101,12 +101,12 @@ class ResizedCrop:
 class UnitMemViews:
     """The views of UnitMem: RandomResizedCrop(size), mirror image, ColorJitter(.9, .9, .9, .1) p=.9, Grayscale p=.1.
 
-    `jitter` is (brightness, contrast, saturation, hue). Needs kornia, which works on whole batches with draws of its
-    own for every image. Source: Wang et al. 2024, "Localizing Memorization in SSL Vision Encoders",
-    https://arxiv.org/abs/2409.19069.
+    `jitter` is (brightness, contrast, saturation, hue); `size` None is that of the images. Needs kornia, which works on
+    whole batches with draws of its own for every image. Source: Wang et al. 2024, "Localizing Memorization in SSL Vision
+    Encoders", https://arxiv.org/abs/2409.19069.
     """
 
-    size: int = 32
+    size: int | None = 32
     scale: tuple[float, float] = (0.08, 1.0)
     flip: float = 0.5
     jitter: tuple[float, float, float, float] = (0.9, 0.9, 0.9, 0.1)
@@ -128,6 +128,7 @@ class WeakViews(UnitMemViews):
     Source: Wang et al. 2024, "Localizing Memorization in SSL Vision Encoders", https://arxiv.org/abs/2409.19069.
     """
 
+    size: int | None = None
     jitter: tuple[float, float, float, float] = (0.9, 0.9, 0.9, 0.5)
     jitter_probability: float = 0.4
 
@@ -139,6 +140,7 @@ class NormalViews(UnitMemViews):
     Source: Wang et al. 2024, "Localizing Memorization in SSL Vision Encoders", https://arxiv.org/abs/2409.19069.
     """
 
+    size: int | None = None
     flip: float = 1.0
     jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
     jitter_probability: float = 0.8
@@ -152,6 +154,7 @@ class StrongViews(UnitMemViews):
     Source: Wang et al. 2024, "Localizing Memorization in SSL Vision Encoders", https://arxiv.org/abs/2409.19069.
     """
 
+    size: int | None = None
     flip: float = 1.0
     jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
     grayscale_probability: float = 0.5
@@ -207,8 +210,11 @@ def _require(condition: bool, augment: object, what: str) -> None:
 
 
 def _require_views(augment: UnitMemViews | SimCLRViews) -> None:
-    whole = isinstance(augment.size, int) and not isinstance(augment.size, bool)
-    _require(whole and augment.size >= 1, augment, "'size' must be a whole number >= 1")
+    size = augment.size
+    whole = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+    _require(
+        whole or (size is None and isinstance(augment, UnitMemViews)), augment, "'size' must be a whole number >= 1"
+    )
     _require(0 < augment.scale[0] <= augment.scale[1] <= 1, augment, "'scale' must be a range in (0, 1]")
     strengths = len(augment.jitter) == 4 and min(augment.jitter) >= 0 and augment.jitter[3] <= 0.5
     _require(strengths, augment, "'jitter' must be four numbers >= 0, the last (hue) at most .5")
@@ -220,7 +226,7 @@ def _views(augment: UnitMemViews | SimCLRViews, pixels: Tensor, generator: torch
     require_pixels(pixels, augment)
     if pixels.shape[1] != 3:
         raise SparsewoodError(f"{augment} changes colours and needs 3 channels. Got {pixels.shape[1]}.")
-    steps = _kornia_steps(augment)
+    steps = _kornia_steps(augment, (pixels.shape[2], pixels.shape[3]))
     with torch.random.fork_rng(devices=[]):
         # kornia draws from the global random state; only that of the CPU is used for what it draws here.
         torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -229,7 +235,7 @@ def _views(augment: UnitMemViews | SimCLRViews, pixels: Tensor, generator: torch
     return pixels.clamp_(0, 1)
 
 
-def _kornia_steps(augment: UnitMemViews | SimCLRViews) -> list[Callable[[Tensor], Any]]:
+def _kornia_steps(augment: UnitMemViews | SimCLRViews, shape: tuple[int, int]) -> list[Callable[[Tensor], Any]]:
     try:
         from kornia import augmentation as kornia
     except ImportError as error:
@@ -238,8 +244,9 @@ def _kornia_steps(augment: UnitMemViews | SimCLRViews) -> list[Callable[[Tensor]
         ) from error
     brightness, contrast, saturation, hue = augment.jitter
     upside_down = getattr(augment, "vertical_flip", 0.0)
+    size = shape if augment.size is None else (augment.size, augment.size)
     return [
-        kornia.RandomResizedCrop((augment.size, augment.size), scale=augment.scale, cropping_mode="resample"),
+        kornia.RandomResizedCrop(size, scale=augment.scale, cropping_mode="resample"),
         kornia.RandomHorizontalFlip(p=augment.flip),
         kornia.ColorJitter(brightness, contrast, saturation, hue, p=augment.jitter_probability),
         kornia.RandomGrayscale(p=augment.grayscale_probability),

@@ -19,7 +19,7 @@ from sparsewood.parameters import Entry, Selectors, choose, classifier, entries,
 from sparsewood.pruning import prune, score
 from sparsewood.seeds import generator_for
 from sparsewood.shrinking.lifting import element_scores_of_units
-from sparsewood.shrinking.unit_masks import prune_units, units_left
+from sparsewood.shrinking.unit_masks import Measured, prune_units, units_left
 from sparsewood.statistics import Loss, collect
 from sparsewood.structure import Group, Structure, trace
 from sparsewood.types import Count, Masks, Sparsity, Statistics
@@ -133,7 +133,7 @@ def _coupled(how: How, chosen: Sequence[Entry], label: str, example_inputs: Inpu
     if example_inputs is None:
         raise SparsewoodError("Coupled() asks for the structure of the network: pass example_inputs=..., one batch.")
     structure = trace(how.model, example_inputs)
-    measured = _Measured(_unit_scores(how, structure))
+    measured = Measured(_unit_scores(how, structure))
 
     def cut(entry: Entry, groups: Sequence[Group]) -> Cut:
         units = sum(group.units for group in groups)
@@ -164,16 +164,6 @@ def _unit_scores(how: How, structure: Structure) -> Mapping[str, Tensor]:
         how.model, structure, how.criterion, data=how.scoring, loss=how.loss, example_inputs=None, statistics=None,
         generator=generator, reduction=None, part="group",
     )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """Scores of units that were found before."""
-
-    scores: Mapping[str, Tensor] = field(repr=False)
-
-    def __call__(self, model: nn.Module, structure: Structure, **_: Any) -> Mapping[str, Tensor]:  # noqa: ARG002
-        return self.scores
 
 
 def labelled(granularities: Sequence[Granularity]) -> dict[str, Granularity]:

@@ -27,7 +27,7 @@ from sparsewood.structure import Group, Slice, Structure, trace
 from sparsewood.types import AmountLike, Masks, Threshold
 from sparsewood.units.sites import find_layers, find_sites
 
-__all__ = ["choose_units", "prune_units", "removed_units", "units_left"]
+__all__ = ["Measured", "choose_units", "prune_units", "removed_units", "units_left"]
 
 NOT_INCLUDED = "it is not included"
 
@@ -134,7 +134,7 @@ def choose_units(
     return prune_units(
         model,
         None,
-        pruning.criterion if scores is None else _Measured(pruning.criterion, scores),
+        pruning.criterion if scores is None else Measured(scores),
         None if pruning.fixes_amounts else event.amount,
         scope=pruning.scope,
         select=pruning.select,
@@ -150,10 +150,9 @@ def choose_units(
 
 
 @dataclass(frozen=True, eq=False)
-class _Measured:
+class Measured:
     """Scores of units that were measured before."""
 
-    criterion: object
     scores: Mapping[str, Tensor] = field(repr=False)
 
     def __call__(self, model: nn.Module, structure: Structure, **_: Any) -> Mapping[str, Tensor]:  # noqa: ARG002

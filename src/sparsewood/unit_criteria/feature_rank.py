@@ -27,7 +27,7 @@ class FeatureMapRank(UnitStatistic):
         return "feature map rank"
 
     def of(self, seen: Seen) -> Tensor:
-        places = seen.values.ndim - 2
+        places = seen.values.ndim - 2 - seen.folded
         if places < 2 or seen.site.columns != len(seen.site.owner):
             return (seen.maps != 0).any(2).double().sum(0)
         maps = seen.values.movedim(seen.axis, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -14,6 +14,7 @@ from sparsewood.data.part import Part
 from sparsewood.errors import SparsewoodError
 from sparsewood.marks import OfKind
 from sparsewood.statistics import Loss
+from sparsewood.statistics.collect import require_batches, split_batch
 from sparsewood.structure import Structure
 from sparsewood.unit_criteria.base import UnitCriterion
 from sparsewood.units.memorization import Center, Negative, UnitMemorization, unit_memorization
@@ -129,6 +130,21 @@ def _require_images(images: object) -> None:
 
 
 def _first(images: Any, count: int | None) -> Any:
-    if count is None or not isinstance(images, Part | Tensor) or len(images) <= count:
+    """The first `count` images."""
+    if count is None:
+        return images
+    if not isinstance(images, Part | Tensor):
+        require_batches(images)
+        return _few(images, count)
+    if len(images) <= count:
         return images
     return images.subset(torch.arange(count)) if isinstance(images, Part) else images[:count]
+
+
+def _few(batches: Iterable[Any], count: int) -> Iterator[Tensor]:
+    for number, batch in enumerate(batches):
+        inputs = split_batch(batch, number)[0]
+        yield inputs[:count]
+        count -= len(inputs)
+        if count <= 0:
+            return

@@ -237,17 +237,18 @@ class _Batch:
 
     def show(self, site: Site, tensor: Tensor, axis: int) -> None:
         values, unit_axis = self._by_example(tensor.detach(), site.axis, axis)
+        about = {**self.about, "folded": values.ndim > tensor.ndim}
         again = site.name in self.shown
         self.shown.add(site.name)
         if not self.gradients:
             if again:
                 return
-            self.see(Seen(site, values, unit_axis, **self.about))
+            self.see(Seen(site, values, unit_axis, **about))
             return
         if not tensor.requires_grad:
             raise SparsewoodError(f"No gradient comes to {site.name}: what is seen there depends on no parameter.")
         # What follows may write over the values before the backward pass is here.
-        seen = self.waiting[site.name] = Seen(site, values.clone(), unit_axis, **self.about)
+        seen = self.waiting[site.name] = Seen(site, values.clone(), unit_axis, **about)
 
         def hook(gradient: Tensor) -> None:
             own, _ = self._by_example(gradient.detach(), site.axis, axis)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsewood.errors import SparsewoodError
 from sparsewood.units.sites import Site
 
 __all__ = ["Seen"]
@@ -21,7 +22,8 @@ class Seen:
 
     `values` is [examples, ..., positions of the site's axis, ...], the site's axis being number `axis`; every other
     axis holds places: space, tokens, time steps. `gradient`, if there is one, is that of each example's own loss, of
-    the same shape. `target` is what the batch is labelled with, `first` the number of its first example in the data.
+    the same shape. `folded` says that places of each example were folded into the first axis; they are now axis 1.
+    `target` is what the batch is labelled with, `first` the number of its first example in the data.
 
     Numbers are [examples, units]. Where a unit has several positions (a head, a channel that was flattened), all of
     them count as places.
@@ -34,6 +36,7 @@ class Seen:
     first: int = 0
     gradient: Tensor | None = None
     numbers: Tensor | None = None
+    folded: bool = False
 
     @property
     def examples(self) -> int:
@@ -111,7 +114,12 @@ class Seen:
         if self._identity:
             return lines
         counts = np.bincount(self.site.owner[self.site.owner >= 0], minlength=self.site.columns)
-        assert len(set(counts.tolist())) == 1, "units are seen at different numbers of places"
+        different = sorted(set(counts.tolist()))
+        if len(different) > 1:
+            raise SparsewoodError(
+                f"Units at {self.site.name!r} are seen at different numbers of places ({different}): what compares "
+                "their maps place by place cannot be measured there."
+            )
         order = torch.from_numpy(np.argsort(self.site.owner, kind="stable")[-int(counts.sum()) :]).to(lines.device)
         return lines[:, order].unflatten(1, (self.site.columns, int(counts[0]))).flatten(2)
 
