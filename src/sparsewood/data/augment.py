@@ -102,8 +102,8 @@ class UnitMemViews:
     """The views of UnitMem: RandomResizedCrop(size), mirror image, ColorJitter(.9, .9, .9, .1) p=.9, Grayscale p=.1.
 
     `jitter` is (brightness, contrast, saturation, hue); `size` None is that of the images. Needs kornia, which works on
-    whole batches with draws of its own for every image. Source: Wang et al. 2024, "Localizing Memorization in SSL Vision
-    Encoders", https://arxiv.org/abs/2409.19069.
+    whole batches with draws of its own for every image. Source: Wang et al. 2024, "Localizing Memorization in SSL
+    Vision Encoders", https://arxiv.org/abs/2409.19069.
     """
 
     size: int | None = 32
