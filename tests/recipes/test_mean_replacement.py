@@ -26,6 +26,7 @@ from sparsewood.recipes import (
     without_units,
 )
 from sparsewood.recipes.measurements import SCORES
+from sparsewood.shrinking.costs import Costs
 from sparsewood.shrinking.unit_masks import units_left
 from sparsewood.unit_criteria import MeanReplacement, TaylorRemoval
 
@@ -315,6 +316,22 @@ def test_003_15_the_unit_that_goes_is_the_lowest_of_the_whole_network() -> None:
     assert sum(int((~alive).sum()) for alive in units_left(structure, masks).values()) == 1
 
 
+def test_003_15_groups_compete_by_scores_over_the_norm_of_what_is_left() -> None:
+    model, data = network(), batches()
+    structure = sw.trace(model, data[0][0])
+    of = {"0": [1.0, 1, 1, 1], "3": [2.0, 20, 20, 20, 20, 20], "7": [3.0, 4, 4, 4, 4, 4, 4, 1000]}
+
+    def fixed(*_: object, **__: object) -> dict[str, Tensor]:
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in of.items()}
+
+    # 3 / 1000 is the lowest as long as the large one counts; without it 3 / 10 is not.
+    (first,) = global_prune(model, data, 1, criterion=fixed, bias_propagation=False)[1]
+    assert (first.group, first.unit, first.score) == ("7", 0, pytest.approx(3 / np.linalg.norm(of["7"])))
+    masks = structure.to_masks({"7": np.arange(8) < 7})
+    (second,) = global_prune(network(), data, 1, criterion=fixed, bias_propagation=False, masks=masks)[1]
+    assert (second.group, second.unit, second.score) == ("3", 0, pytest.approx(2 / np.linalg.norm(of["3"])))
+
+
 def test_003_15_no_group_is_emptied_and_nothing_comes_back() -> None:
     model, data = network(), batches()
     structure = sw.trace(model, data[0][0])
@@ -364,7 +381,7 @@ def test_updates_between_steps_keep_masked_weights_at_0() -> None:
         global_prune(network(), data, 1, loss=F.cross_entropy, update=drifting)
 
 
-def test_layer_after_layer_with_means_of_the_network_as_it_is_then() -> None:
+def test_layer_after_layer_with_means_of_the_network_as_it_is_then(caplog: pytest.LogCaptureFixture) -> None:
     model, data, seen = network(), batches(), []
     structure = sw.trace(model, data[0][0])
 
@@ -375,6 +392,7 @@ def test_layer_after_layer_with_means_of_the_network_as_it_is_then() -> None:
     left = units_left(structure, masks)
     assert {name: int((~alive).sum()) for name, alive in left.items()} == {"0": 1, "3": 3, "7": 0}
     assert len(seen) == 2
+    assert not caplog.records
     # By hand: the second layer's scores and means are those of the network without the first one's units.
     given: Any = {"data": data, "loss": F.cross_entropy, "structure": structure}
     byhand = network()
@@ -383,3 +401,168 @@ def test_layer_after_layer_with_means_of_the_network_as_it_is_then() -> None:
     second = sw.prune_units(byhand, None, MeanReplacement(), 0.25, include=["0"], masks=first, **given)
     byhand = without_units(byhand, structure, {"0": units_left(structure, second)["0"]}, data)
     torch.testing.assert_close(model.state_dict(), byhand.state_dict())
+
+
+# ---------------------------------------------------------------- modules called again, layers left out, what is kept
+
+
+class Shared(nn.Module):
+    """Two layers whose units are seen at two calls of one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.relu(self.second(self.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize("group", ["first", "second"])
+def test_003_02_units_are_replaced_at_their_own_call_of_a_shared_module(group: str) -> None:
+    model, x = Shared().double().eval(), torch.randn(9, 3, dtype=torch.float64)
+    structure = sw.trace(model, x)
+    keep = {group: np.array([True, False, True, False])}
+    folded = without_units(model, structure, keep, [x])
+    with torch.no_grad(), replacing_means(model, structure, [x], {group: [1, 3]}):
+        for part in (x, x[:2]):  # calls are counted anew in every forward
+            torch.testing.assert_close(model(part), folded(part), rtol=0, atol=1e-12)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    with (
+        pytest.raises(sw.SparsewoodError, match=r"units 0 to 3. Got \[4\]"),
+        replacing_means(model, structure, [x], {group: [4]}),
+    ):
+        pass
+
+
+def test_003_02_a_call_can_do_without_replacing() -> None:
+    replace, x = MeanReplacer(torch.tensor([1.0, 2.0])), torch.zeros(3, 2)
+    replace.set_active_units([0])
+    assert torch.equal(replace(x, is_replacing=False), x)
+    assert replace(x)[:, 0].tolist() == [1.0] * 3
+
+
+class OneLayerUnclear(nn.Module):
+    """Of the first layer it is not clear which example a place belongs to, of the second it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.act, self.between = nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5)
+        self.relu, self.last = nn.ReLU(), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 1)
+        return self.last(self.relu(self.between(self.act(self.up(windows)).unflatten(0, (2, -1)).mean((0, 2)))))
+
+
+def test_layers_that_are_left_out_do_not_hide_the_others() -> None:
+    data = [(torch.randn(5, 8, 3), torch.tensor([0, 1, 2, 0, 1]))]
+    found = get_pruning_measurements(OneLayerUnclear(), data, loss=F.cross_entropy)
+    assert {name: list(of) for name, of in found.scores.items()} == {name: ["between"] for name in SCORES}
+    with pytest.raises(sw.SparsewoodError, match="No unit of up can be seen"):
+        get_pruning_measurements(OneLayerUnclear(), data, "up", loss=F.cross_entropy)
+
+
+def test_003_01_sums_over_space_are_what_the_criteria_score() -> None:
+    for model, data in ((network(), batches()), (Twice(), [(torch.randn(6, 4), torch.tensor([0, 1, 2] * 2))])):
+        structure = sw.trace(model, data[0][0])
+        found = get_pruning_measurements(model, data, loss=F.cross_entropy, space="sum", structure=structure)
+        for name, criterion in {
+            "rs": TaylorRemoval("signed"), "abs_rs": TaylorRemoval(),
+            "mrs": MeanReplacement("signed"), "abs_mrs": MeanReplacement(),
+        }.items():  # fmt: skip
+            scores = criterion(model, structure, data=data, loss=F.cross_entropy, generator=torch.Generator())
+            assert set(scores) == set(found.scores[name])
+            for layer, values in scores.items():
+                torch.testing.assert_close(found.scores[name][layer], values, rtol=1e-4, atol=1e-8)
+
+
+class Twice(nn.Module):
+    """One layer that is called twice: its units are seen at two sites."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.one, self.other, self.last = nn.Linear(4, 5), nn.ReLU(), nn.Tanh(), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.one(self.layer(x)) + self.other(self.layer(2 * x)))
+
+
+def test_003_10_a_share_is_the_number_that_was_written() -> None:
+    """floor(f N) of f as it is meant: 0.29 * 100 is 28.999... in floating point, and 1/3 * 3 is 1."""
+    for share, size, gone in ((0.29, 100, 29), (1 / 3, 3, 1), (0.57, 100, 57), (0.299, 100, 29)):
+        mask = create_binary_mask_from_scores(torch.arange(float(size)), fraction=share)
+        assert int((mask == 0).sum()) == gone
+
+
+def test_003_12_scores_are_of_the_network_as_it_was_so_the_order_of_layers_does_not_count() -> None:
+    model = network()
+    structure = sw.trace(model, torch.zeros(1, 1, 8, 8))
+    scores = get_pruning_measurements(model, batches(), loss=F.cross_entropy).scores["abs_mrs"]
+    one, two = (masks_from_scores(structure, scores, amounts) for amounts in ({"0": 1, "3": 2}, {"3": 2, "0": 1}))
+    assert all(bool((one[0][name] == two[0][name]).all()) for name in one[0])
+    copies = [without_units(model, structure, keep, batches()) for _, keep in (one, two)]
+    torch.testing.assert_close(copies[0].state_dict(), copies[1].state_dict(), rtol=0, atol=0)
+
+
+def test_003_17_a_probe_has_means_and_squares_and_trains_copies() -> None:
+    model, data, trained = network(norm=False), batches(), []
+    model[2] = nn.Conv2d(4, 6, 3, bias=False)
+    measured = get_pruning_measurements(model, data, loss=F.cross_entropy)
+
+    def retrain(copied: nn.Module, masks: sw.Masks) -> None:
+        optimizer = torch.optim.SGD(copied.parameters(), lr=0.1, momentum=0.9)
+        with sw.enforce(copied, masks, optimizer):
+            for _ in range(2):
+                optimizer.zero_grad()
+                F.cross_entropy(copied(data[0][0]), data[0][1]).backward()
+                optimizer.step()
+        trained.append("2.bias" in masks)
+
+    given: Any = {"evaluate_on": {"val": batches(16)}, "loss": F.cross_entropy, "scorings": ["abs_mrs"]}
+    before = state(model)
+    found, plain = (probe_pruning(model, data, {"0": 1, "2": 2}, retrain=how, **given) for how in (retrain, None))
+    assert unchanged(model, before)
+    assert trained == [False, True], "a bias that a copy got for the means is held too"
+    assert [one.loss for one in found.rows] != [one.loss for one in plain.rows]
+    for name, values in measured.means.items():
+        assert torch.equal(found.means[name], values)
+        assert torch.equal(found.l2norms[name], measured.l2norms[name])
+
+
+def test_003_17_parts_that_can_be_read_only_once_are_refused_before_anything_is_measured() -> None:
+    model = Counting(network())
+    with pytest.raises(sw.SparsewoodError, match="'val' is read for every copy"):
+        probe_pruning(model, batches(), 1, evaluate_on={"val": iter(batches())}, loss=F.cross_entropy)
+    with pytest.raises(sw.SparsewoodError, match="'test' is read for every copy"):
+        eval_layer(model, "inner.0", batches(), train=batches(), test=iter(batches()), loss=F.cross_entropy)
+    assert not model.runs
+
+
+@pytest.mark.parametrize("wrong", [("9.9", 0.5), ("7", 1.0), ("7", -0.5)])
+def test_a_plan_that_cannot_be_carried_out_changes_nothing(wrong: tuple[str, float]) -> None:
+    model = network()
+    before = state(model)
+    with pytest.raises(sw.SparsewoodError):
+        prune_all_layers(model, [("0", 0.5), wrong], batches(), loss=F.cross_entropy)
+    assert unchanged(model, before)
+
+
+def test_003_16_costs_are_of_what_is_left() -> None:
+    """With a large weight the unit goes that saves most now, found by counting each; costs change with every step."""
+    model, data = network(), batches()
+    structure = sw.trace(model, data[0][0])
+    costs, left = Costs(structure, {}), {group.name: np.ones(group.units, bool) for group in structure.prunable}
+    for step in global_prune(model, data, 8, loss=F.cross_entropy, flop_weight=1e6)[1]:
+        now, some = costs.macs(left), {name: alive for name, alive in left.items() if alive.sum() > 1}
+        saved = {name: now - costs.macs({**left, name: one_less(alive)}) for name, alive in some.items()}
+        assert saved[step.group] == max(saved.values())
+        left[step.group][step.unit] = False
+        assert step.macs == costs.macs(left)
+
+
+def one_less(alive: np.ndarray) -> np.ndarray:
+    return alive & (np.cumsum(alive) > 1)

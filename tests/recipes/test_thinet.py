@@ -84,3 +84,21 @@ def test_what_is_refused() -> None:
         with pytest.raises(sw.SparsewoodError, match=message):
             ThiNet()(net, structure, data=data, loss=None, generator=torch.Generator())
     assert len(list(itertools.chain(net._forward_hooks, net[2]._forward_hooks))) == 0
+
+
+def test_inputs_by_keyword_are_seen() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.relu, self.last = nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
+            self.by_name = True
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.relu(self.first(x))
+            return self.last(input=x) if self.by_name else self.last(x)
+
+    model, x = Keyword(), torch.randn(12, 3)
+    found = scores_of(model, x, ThiNet())["first"]
+    model.by_name = False
+    assert torch.equal(found, scores_of(model, x, ThiNet())["first"])

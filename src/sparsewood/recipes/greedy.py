@@ -16,7 +16,7 @@ from sparsewood.recipes.replacing import with_new_biases
 from sparsewood.shrinking.costs import Costs
 from sparsewood.shrinking.folding import fold_means
 from sparsewood.shrinking.lifting import UnitScores, require_scores
-from sparsewood.shrinking.unit_masks import prune_units, units_left
+from sparsewood.shrinking.unit_masks import Measured, prune_units, units_left
 from sparsewood.statistics import Loss
 from sparsewood.statistics.collect import require_batches, split_batch
 from sparsewood.structure import Structure
@@ -125,10 +125,13 @@ def _competing(
         norm = float(np.linalg.norm(own[alive]))
         competing = np.where(alive, own / norm if norm > 0 else own, np.inf)
         if flop_weight:
-            for unit in np.flatnonzero(alive):
-                without = alive.copy()
-                without[unit] = False
-                competing[unit] -= flop_weight * (now - costs.macs({**left, name: without})) / whole
+            saved = 0
+            for number, unit in enumerate(np.flatnonzero(alive)):
+                if not (number and costs.uniform):  # else all units of a group cost the same
+                    without = alive.copy()
+                    without[unit] = False
+                    saved = now - costs.macs({**left, name: without})
+                competing[unit] -= flop_weight * saved / whole
         found[name] = competing
     return found
 
@@ -211,6 +214,8 @@ def prune_all_layers(
     layer with the model and the masks; keep one optimizer, and hold the masks with `enforce`, whose keeper takes new
     masks. Arguments are as in `global_prune`. Returns the masks.
 
+    Raises as `prune_units` does; for plans that cannot be carried out before anything is changed.
+
     >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> data = [(torch.randn(8, 2), torch.tensor([0, 1] * 4))]
     >>> masks = prune_all_layers(net, [("2", 0.5), ("0", 0.25)], data, loss=nn.functional.cross_entropy)
@@ -221,6 +226,7 @@ def prune_all_layers(
     structure = structure or _traced(model, data)
     generator = generator or torch.Generator().manual_seed(0)
     held = Masks(dict(masks or {}))
+    _require_possible(model, structure, plan, held)
     apply_masks(model, held)
     for layer, share in plan:
         before = units_left(structure, held)
@@ -233,3 +239,12 @@ def prune_all_layers(
         )
         _updated(model, held, update)
     return held
+
+
+def _require_possible(
+    model: nn.Module, structure: Structure, plan: Sequence[tuple[str, float]], masks: Mapping[str, Tensor]
+) -> None:
+    """Raise what choosing units by the plan raises, whatever their scores."""
+    some = Measured({group.name: torch.arange(group.units) for group in structure.prunable})
+    for layer, share in plan:
+        masks = prune_units(model, None, some, float(share), masks=masks, include=[layer], structure=structure)

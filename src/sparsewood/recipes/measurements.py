@@ -30,6 +30,7 @@ from sparsewood.units import (
     find_sites,
 )
 from sparsewood.units.kinds import Space
+from sparsewood.units.sites import Site
 
 __all__ = [
     "SCORES",
@@ -39,6 +40,7 @@ __all__ = [
     "layers_of",
     "mask_and_broadcast",
     "masks_from_scores",
+    "whole",
 ]
 
 SCORES = ("norm", "rand", "rs", "abs_rs", "mrs", "abs_mrs")
@@ -81,6 +83,8 @@ def get_pruning_measurements(
 
     Raises `SparsewoodError` for data that are a generator, and for layers whose units are seen nowhere.
 
+    Of a layer that is called several times a unit has the sum of what its calls have, with space="mean" their mean.
+
     Source: Evci et al. 2018, "Mean Replacement Pruning", https://openreview.net/forum?id=BJxRVnC5Fm.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -95,8 +99,8 @@ def get_pruning_measurements(
         )
     kinds = (ActivationMean(), ActivationEnergy(), FirstOrder(space), AbsoluteFirstOrder(space), MeanGradient(space))
     found = collect_units(model, data, kinds, loss, structure=structure)
-    chosen = layers_of(model, found.structure, layers)
     mean, energy, removed, absolute, gradient = (_means(found, kind.kind) for kind in kinds)
+    chosen = layers_of(model, found.structure, layers, [found.sites[name] for name in mean])
     kind = AbsoluteMeanReplacement(mean, space)
     sites = [found.sites[name] for name in dict.fromkeys(s for one in chosen.values() for s in one.sites)]
     replaced = _means(collect_units(model, data, [kind], loss, structure=found.structure, sites=sites), kind.kind)
@@ -112,7 +116,7 @@ def get_pruning_measurements(
         "rand": {n: torch.rand(len(o), generator=generator, dtype=torch.float64) for n, o in chosen.items()},
     }
     for name, values in at_sites.items():
-        scores[name] = {layer: found.of_layer(values, one) for layer, one in chosen.items()}
+        scores[name] = {layer: _of_calls(found, values, one, space) for layer, one in chosen.items()}
     return PruningMeasurements(
         {name: scores[name] for name in SCORES},
         {name: found.of_layer(mean, one) for name, one in chosen.items()},
@@ -120,12 +124,14 @@ def get_pruning_measurements(
     )
 
 
-def layers_of(model: nn.Module, structure: Structure, layers: str | Sequence[str]) -> dict[str, Layer]:
-    """The layers that are meant, as far as their units are seen; see `selectors.select_layers`.
+def layers_of(
+    model: nn.Module, structure: Structure, layers: str | Sequence[str], sites: Sequence[Site] | None = None
+) -> dict[str, Layer]:
+    """The layers that are meant, as far as their units are seen (at `sites`); see `selectors.select_layers`.
 
     Raises `SparsewoodError` if of a layer that is named no unit is seen.
     """
-    known = find_layers(structure, find_sites(structure))
+    known = find_layers(structure, find_sites(structure) if sites is None else sites)
     names = select_layers(model, layers)
     missing = [name for name in names if name not in known]
     if missing and (layers != "all" or len(missing) == len(names)):
@@ -138,6 +144,12 @@ def layers_of(model: nn.Module, structure: Structure, layers: str | Sequence[str
 
 def _means(found: UnitStatistics, kind: str) -> dict[str, Tensor]:
     return {name: sums.cpu() / found.samples for name, sums in found.sums[kind].items()}
+
+
+def _of_calls(found: UnitStatistics, values: Mapping[str, Tensor], layer: Layer, space: Space) -> Tensor:
+    """float64[units of the layer]: like places, the sites at which a unit is seen are summed or averaged."""
+    mean = found.of_layer(values, layer)
+    return mean if space == "mean" else mean * torch.from_numpy(sum(columns >= 0 for columns in layer.columns))
 
 
 def _mean_square(model: nn.Module, structure: Structure, layer: Layer) -> Tensor:
@@ -178,7 +190,7 @@ def create_binary_mask_from_scores(
     size = scores.numel()
     if fraction is not None and not 0 <= fraction <= 1:
         raise SparsewoodError(f"'fraction' must be a number in [0, 1]. Got {fraction!r}.")
-    zeros = int(fraction * size) if fraction is not None else n_zeros
+    zeros = whole(fraction * size) if fraction is not None else n_zeros
     if isinstance(zeros, bool) or not isinstance(zeros, int) or not 0 <= zeros <= size:
         raise SparsewoodError(f"'n_zeros' must be a whole number from 0 to {size}. Got {n_zeros!r}.")
     if bool(scores.isnan().any()):
@@ -187,6 +199,15 @@ def create_binary_mask_from_scores(
     mask = torch.ones(size)
     mask[order[size - zeros :].cpu()] = 0.0
     return mask.reshape(scores.shape).to(scores.device)
+
+
+def whole(number: float) -> int:
+    """The whole number that is not above `number`, as it is meant: 0.29 * 100 is a little less in floating point.
+
+    >>> whole(0.29 * 100), int(0.29 * 100), whole(28.99)
+    (29, 28, 28)
+    """
+    return int(number + 1e-9)
 
 
 def mask_and_broadcast(mask: Tensor, values: Tensor, shape: Sequence[int], *, invert: bool = False) -> Tensor:

@@ -17,9 +17,17 @@ from sparsewood.checkpoint import digest
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.files import writable_directory, write_atomically
 from sparsewood.measurement import evaluate
-from sparsewood.recipes.measurements import SCORES, ByLayer, get_pruning_measurements, layers_of, masks_from_scores
-from sparsewood.recipes.replacing import without_units
+from sparsewood.recipes.measurements import (
+    SCORES,
+    ByLayer,
+    get_pruning_measurements,
+    layers_of,
+    masks_from_scores,
+    whole,
+)
+from sparsewood.recipes.replacing import with_new_biases, without_units
 from sparsewood.statistics import Loss
+from sparsewood.statistics.collect import require_batches, split_batch
 from sparsewood.structure import Structure
 from sparsewood.units.tracing import structure_of
 
@@ -47,11 +55,13 @@ class ProbeRow:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """What `probe_pruning` found: rows, and the scores and decisions behind them."""
+    """What `probe_pruning` found: rows, and the scores, means, mean squares and decisions behind them."""
 
     rows: tuple[ProbeRow, ...]
     baseline: Mapping[str, float]
     scores: Mapping[str, ByLayer]
+    means: ByLayer
+    l2norms: ByLayer
     keep: Mapping[str, Mapping[str, np.ndarray]]
 
     def tags(self) -> dict[str, float]:
@@ -84,7 +94,8 @@ def probe_pruning(
         scorings: which of `measurements.SCORES`.
         retrain: called with each copy and its masks before it is evaluated, to train it.
 
-    Raises `SparsewoodError` for other scores, and as `get_pruning_measurements` does.
+    Raises `SparsewoodError` for other scores and for parts that can be read only once, and as
+    `get_pruning_measurements` does.
 
     Source: Evci et al. 2018, "Mean Replacement Pruning", https://openreview.net/forum?id=BJxRVnC5Fm.
 
@@ -95,6 +106,7 @@ def probe_pruning(
     (8, {0.0})
     """
     _require_scorings(scorings)
+    _require_lasting(evaluate_on)
     structure = structure or structure_of(model, _first_inputs(data))
     measured = get_pruning_measurements(model, data, layers, loss=loss, structure=structure, generator=generator)
     chosen = measured.scores["norm"]
@@ -108,11 +120,11 @@ def probe_pruning(
         for propagated in bias_propagation:
             copied = without_units(model, structure, keep, data if propagated else None)
             if retrain is not None:
-                retrain(copied, masks)
+                retrain(copied, with_new_biases(copied, structure, masks))
             for part, measure in loss_on.items():
                 value = measure(copied).loss
                 rows.append(ProbeRow(scoring, propagated, part, value, value - baseline[part]))
-    return Probe(tuple(rows), baseline, measured.scores, kept)
+    return Probe(tuple(rows), baseline, *measured, kept)
 
 
 def _require_scorings(scorings: Sequence[str]) -> None:
@@ -121,9 +133,14 @@ def _require_scorings(scorings: Sequence[str]) -> None:
             raise UnknownName.among("score of mean replacement pruning", str(name), SCORES)
 
 
-def _first_inputs(data: Iterable[Any]) -> Any:
-    from sparsewood.statistics.collect import require_batches, split_batch
+def _require_lasting(parts: Mapping[str, Iterable[Any]]) -> None:
+    for part, batches in parts.items():
+        require_batches(batches)
+        if iter(batches) is batches:
+            raise SparsewoodError(f"{part!r} is read for every copy: pass a list or a DataLoader, no generator.")
 
+
+def _first_inputs(data: Iterable[Any]) -> Any:
     require_batches(data)
     for batch in data:
         return split_batch(batch)[0]
@@ -166,7 +183,7 @@ def eval_layer(
 ) -> list[LayerCurve]:
     """One layer pruned more and more, by every score, with and without bias propagation; nothing is trained.
 
-    Removed are int(c) units for c in linspace(0, N * max_fraction, n_exps), N the units of the layer that can go.
+    Removed are floor(c) units for c in linspace(0, N * max_fraction, n_exps), N the units of the layer that can go.
 
     Args:
         layer: as `select_layers` takes it, one layer: a name, "firstconv", "midconv", ...
@@ -183,6 +200,7 @@ def eval_layer(
     (8, (0, 1, 2, 3))
     """
     _require_scorings(scorings)
+    _require_lasting({"train": train, "test": test})
     if not 0 < max_fraction < 1 or isinstance(n_exps, bool) or not isinstance(n_exps, int) or n_exps < 2:
         raise SparsewoodError(f"eval_layer: max_fraction in (0, 1) and n_exps >= 2. Got {max_fraction!r}, {n_exps!r}.")
     structure = structure or structure_of(model, _first_inputs(data))
@@ -191,7 +209,7 @@ def eval_layer(
         raise SparsewoodError(f"eval_layer takes one layer. {layer!r} means {', '.join(named)}.")
     name, one = next(iter(named.items()))
     units = int((one.groups >= 0).sum())
-    counts = tuple(int(count) for count in np.linspace(0, units * max_fraction, n_exps))
+    counts = tuple(whole(count) for count in np.linspace(0, units * max_fraction, n_exps))
     made_from = digest({k: v.detach().cpu() for k, v in model.state_dict().items()}, {"counts": str(counts)})
     if path is not None:
         writable_directory(path)

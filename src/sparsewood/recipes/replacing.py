@@ -60,7 +60,9 @@ class MeanReplacer(nn.Module):
         self.active.zero_()
         self.active[list(set(units))] = True
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, is_replacing: bool = True) -> Tensor:
+        if not is_replacing:
+            return x
         if x.shape[self.axis] != len(self.means):
             raise SparsewoodError(
                 f"MeanReplacer has {len(self.means)} units along axis {self.axis}. Got shape {tuple(x.shape)}."
@@ -76,8 +78,9 @@ def replacing_means(
 ) -> Iterator[UnitStatistics]:
     """Inside, the units in `removed` are their means over `data`, wherever they are seen; `removed` is by group.
 
-    Nothing of the model changes; it is what removing them with bias propagation comes close to.
-    Raises `UnknownName` for groups that are seen nowhere.
+    Nothing of the model changes; it is what removing them with bias propagation comes close to. A module that is called
+    several times in one forward replaces them at the calls at which they are seen.
+    Raises `UnknownName` for groups that are seen nowhere, and `SparsewoodError` for units that a group does not have.
 
     >>> from sparsewood import trace
     >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
@@ -94,29 +97,50 @@ def replacing_means(
             seen = [site for site in found.sites.values() if name in numbers and len(site.of_group(numbers[name]))]
             if not seen:
                 raise UnknownName.among("group whose units are seen", name, [g.name for g in structure.prunable])
+            count = structure.groups[numbers[name]].units
+            if not all(0 <= unit < count for unit in units):
+                raise SparsewoodError(f"Group {name!r} has units 0 to {count - 1}. Got {list(units)}.")
             for site in seen:
                 means = found.at(ActivationMean(), site.name) / found.samples
-                stack.callback(_replace_at(model, site, numbers[name], means, units).remove)
+                _replace_at(model, site, _replacer(site, numbers[name], means, units), stack)
         yield found
 
 
-def _replace_at(model: nn.Module, site: Site, group: int, means: Tensor, units: Sequence[int]) -> Any:
+def _replacer(site: Site, group: int, means: Tensor, units: Sequence[int]) -> MeanReplacer:
+    """What replaces units of one group at a site, position by position."""
     gone = np.isin(site.units, list(units)) & (site.groups == group)
     replace = MeanReplacer(means[torch.from_numpy(np.maximum(site.owner, 0))], site.axis)
     replace.active.copy_(torch.from_numpy(gone[site.owner] & (site.owner >= 0)))
-    module, calls = model.get_submodule(site.module), [0]
+    return replace
+
+
+def _replace_at(model: nn.Module, site: Site, replace: MeanReplacer, stack: ExitStack) -> None:
+    """Replace at the site's call of its module, in every forward of the model, until the stack is closed."""
+    module, calls = model.get_submodule(site.module), [-1]
+
+    def begin(*_: object) -> None:
+        calls[0] = -1
+
+    def enter(_: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        calls[0] += 1
+        return changed(inputs) if site.at == "input" and calls[0] == site.call else None
+
+    def leave(_: nn.Module, __: Any, output: Any) -> Any:
+        return changed(output) if site.at == "output" and calls[0] == site.call else None
 
     def changed(values: Any) -> Any:
-        calls[0] += 1
-        if not isinstance(values, tuple):
+        if isinstance(values, Tensor):
             return replace.to(values.device)(values)
-        return (*values[: site.index], replace(values[site.index]), *values[site.index + 1 :])
+        found = list(values)
+        found[site.index] = replace.to(found[site.index].device)(found[site.index])
+        return found if isinstance(values, list) else tuple(found)
 
-    if site.call:
-        raise SparsewoodError(f"{site.name} is the {site.call + 1}. call of its module: it cannot be told apart here.")
-    if site.at == "input":
-        return module.register_forward_pre_hook(lambda _, inputs: changed(inputs))
-    return module.register_forward_hook(lambda _, __, output: changed(output))
+    for handle in (
+        model.register_forward_pre_hook(begin),
+        module.register_forward_pre_hook(enter),
+        module.register_forward_hook(leave),
+    ):
+        stack.callback(handle.remove)
 
 
 def without_units(

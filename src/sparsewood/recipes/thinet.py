@@ -100,14 +100,20 @@ class ThiNet:
                 mine = [(groups[name], gram) for (name, one), gram in grams.items() if one is reader]
 
                 def hook(
-                    _: nn.Module, inputs: tuple[Any, ...], output: Any, reader: Consumer = reader, mine: Any = mine
+                    _: nn.Module,
+                    inputs: tuple[Any, ...],
+                    keywords: dict[str, Any],
+                    output: Any,
+                    reader: Consumer = reader,
+                    mine: Any = mine,
                 ) -> None:
-                    rows = _contributions(reader, inputs[0], output, self.samples, generator)
+                    x = inputs[0] if inputs else keywords["input"]
+                    rows = _contributions(reader, x, output, self.samples, generator)
                     for group, gram in mine:
-                        x = _by_unit(reader, group, rows)
-                        gram.add_((x.T @ x).cpu())
+                        added = _by_unit(reader, group, rows)
+                        gram.add_((added.T @ added).cpu())
 
-                handles.append(reader.module.register_forward_hook(hook))
+                handles.append(reader.module.register_forward_hook(hook, with_kwargs=True))
             try:
                 for number, batch in enumerate(data):
                     call(model, split_batch(prepared(batch, model), number)[0])
