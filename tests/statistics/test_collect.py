@@ -215,7 +215,7 @@ def test_example_inputs_stand_in_for_data() -> None:
 
 
 def test_missing_data_names_the_criterion() -> None:
-    with pytest.raises(SparsewoodError, match=r"WeightTimesGradient\(\) needs data: pass data="):
+    with pytest.raises(SparsewoodError, match=r"WeightTimesGradient\(mode=.eval.\) needs data: pass data="):
         prune(mlp(), WeightTimesGradient(), 0.5)
     with pytest.raises(SparsewoodError, match=r"ActivationMagnitude\(p=2.0\) needs data"):
         score(mlp(), [Magnitude(), ActivationMagnitude()])

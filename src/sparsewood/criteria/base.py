@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsewood.granularity import Reduction
 from sparsewood.parameters import Entry, is_weight
 from sparsewood.statistics import Statistic
+from sparsewood.types import Statistics
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class Criterion(ABC):
     def needs(self) -> tuple[Statistic, ...]:
         """The statistics that `__call__` reads."""
         return ()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The kinds that `__call__` finds in `inputs.statistics`."""
+        return tuple(statistic.kind for statistic in self.needs)
+
+    def across(self, weights: Mapping[str, Tensor], statistics: Statistics) -> Statistics:  # noqa: ARG002 (ranks do)
+        """`statistics` with what takes all chosen parameters together, such as ranks; masked weights are 0."""
+        return statistics
 
     @property
     def reduction(self) -> Reduction:

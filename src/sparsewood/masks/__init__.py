@@ -1,7 +1,7 @@
 """Masks: applied once, enforced during training, read from older checkpoints."""
 
-from sparsewood.masks.apply import apply_masks, not_held, resolve
+from sparsewood.masks.apply import apply_masks, masked, not_held, resolve
 from sparsewood.masks.enforce import Keeper, enforce
 from sparsewood.masks.state_dict import masks_from_state_dict
 
-__all__ = ["Keeper", "apply_masks", "enforce", "masks_from_state_dict", "not_held", "resolve"]
+__all__ = ["Keeper", "apply_masks", "enforce", "masked", "masks_from_state_dict", "not_held", "resolve"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,34 @@ def resolve(model: nn.Module, masks: Mapping[str, Tensor]) -> Resolved:
         _require_fit(name, parameters[name], mask)
         resolved.append((name, parameters[name], mask))
     return resolved
+
+
+@contextmanager
+def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, the masked entries of the model are 0; afterwards its parameters have the very tensors they had.
+
+    Raises as `apply_masks` does.
+
+    >>> layer = nn.Linear(1, 1)
+    >>> before = layer.weight.item()
+    >>> with masked(layer, {"weight": torch.tensor([[False]])}):
+    ...     print(layer.weight.item())
+    0.0
+    >>> layer.weight.item() == before
+    True
+    """
+    resolved = resolve(model, masks)
+    before = {parameter: parameter.data for _, parameter, _ in resolved}
+    try:
+        for _, parameter, mask in resolved:
+            if not bool(mask.all()):
+                kept = parameter.data.clone()
+                clear(local(kept), shard(mask, parameter))
+                parameter.data = kept
+        yield
+    finally:
+        for parameter, data in before.items():
+            parameter.data = data
 
 
 def not_held(model: nn.Module, masks: Mapping[str, Tensor]) -> tuple[str, int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -14,11 +15,13 @@ from sparsewood.allocation.scopes import Amounts, Everywhere, Scope, as_scope
 from sparsewood.criteria import Criterion
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.granularity import NM, Element, Granularity
+from sparsewood.masks import masked
 from sparsewood.parameters import Entry, Selectors, choose, entries
-from sparsewood.pruning.scores import ParameterScores, View, checked
+from sparsewood.pruning.iterations import steps_to
+from sparsewood.pruning.scores import ParameterScores, View, checked, joined
 from sparsewood.pruning.selection import Selector, best_of_m
 from sparsewood.statistics import Loss, Statistic, collect
-from sparsewood.types import AmountLike, Density, Masks, Sparsity, Statistics, as_amount
+from sparsewood.types import Amount, AmountLike, Count, Density, Masks, Sparsity, Statistics, as_amount
 
 DEFAULT_AMOUNT = Sparsity(0.9)
 REMOVED = -math.inf
@@ -100,7 +103,8 @@ def score(
     results = []
     with _plain_tensors():
         for one, its_entries in zip(criteria, chosen, strict=True):
-            view = View(one, granularity, statistics, generator, _dtype(its_entries))
+            its = joined(one, its_entries, statistics, {})
+            view = View(one, granularity, its, generator, _dtype(its_entries))
             results.append({entry.name: checked(entry.name, view.units(entry)).clone() for entry in its_entries})
     return results if isinstance(criterion, Sequence) else results[0]
 
@@ -121,6 +125,8 @@ def prune(
     min_units: int = 1,
     protect_classifier: bool = True,
     statistics: Statistics | None = None,
+    iterations: int = 1,
+    revive: bool = False,
 ) -> Masks:
     """Choose what stays. Pure: the model is not changed (see `apply_masks`, `enforce`).
 
@@ -139,6 +145,10 @@ def prune(
         generator: for random criteria; without one the same call gives the same masks.
         min_units: how many units every parameter keeps at least; 0 allows emptying one. (N:M keeps n of every m.)
         protect_classifier: leave the last weight in registration order alone.
+        iterations: reach the amount in so many steps, the same share of what is left in each, with scores taken anew on
+            the network as it is masked by then (SynFlow, iterative SNIP). The data are kept and read in every step.
+        revive: with iterations, weights that went may come back: scores are of all weights, with gradients of the
+            masked network (FORCE). What `masks` removed stays removed.
 
     Returns masks for the chosen parameters, and those given for others.
 
@@ -152,26 +162,95 @@ def prune(
     tensor([[False, False, False, False],
             [ True,  True,  True,  True]])
     """
-    if isinstance(min_units, bool) or not isinstance(min_units, int) or min_units < 0:
-        raise SparsewoodError(f"min_units must be a whole number >= 0. Got {min_units!r}.")
+    _require_whole("min_units", min_units, 0)
+    _require_whole("iterations", iterations, 1)
     _require_granularity(granularity)
     chosen = _choose(model, criterion, include, exclude, protect_classifier=protect_classifier)
-    earlier = earlier_masks(model, masks)
-    statistics = _statistics(model, [criterion], [chosen], data, loss, statistics)
-    generator = _generator(generator)
-    view = View(criterion, granularity, statistics, generator, _dtype(chosen))
-    others = {name: mask for name, mask in earlier.items() if name not in {entry.name for entry in chosen}}
-    with _plain_tensors():
-        pools = [ParameterScores(view, entry, earlier.get(entry.name)) for entry in chosen]
-        if isinstance(granularity, NM):
-            _check_nm(granularity, sparsity, scope)
-            kept = {scores.name: best_of_m(granularity, scores) for scores in pools}
-        else:
-            scope = as_scope(scope)
-            _check_amount(sparsity, scope)
-            selector = Selector(model, chosen, pools, scope, min_units, Masks.adopt(others).removed)
-            kept = selector.masks(as_amount(sparsity))
-    return Masks.adopt(others | kept)
+    once = _Once(model, criterion, chosen, scope, granularity, min_units, _generator(generator))
+    if iterations > 1:
+        if statistics is not None:
+            raise SparsewoodError("With iterations, statistics are taken anew in every step: pass data=..., not these.")
+        return _in_steps(once, sparsity, iterations, earlier_masks(model, masks), data, loss, revive=revive)
+    if revive:
+        raise SparsewoodError("revive=True is for iterations: with one step nothing went before that could come back.")
+    found = _statistics(model, [criterion], [chosen], data, loss, statistics)
+    return once(sparsity, earlier_masks(model, masks), found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Once:
+    """One choice: all that is the same in every iteration."""
+
+    model: nn.Module
+    criterion: Criterion
+    chosen: Sequence[Entry]
+    scope: Scope | Amounts
+    granularity: Granularity
+    min_units: int
+    generator: torch.Generator
+
+    def __call__(self, sparsity: AmountLike, earlier: Mapping[str, Tensor], statistics: Statistics) -> Masks:
+        statistics = joined(self.criterion, self.chosen, statistics, earlier)
+        view = View(self.criterion, self.granularity, statistics, self.generator, _dtype(self.chosen))
+        names = {entry.name for entry in self.chosen}
+        others = {name: mask for name, mask in earlier.items() if name not in names}
+        with _plain_tensors():
+            pools = [ParameterScores(view, entry, earlier.get(entry.name)) for entry in self.chosen]
+            if isinstance(self.granularity, NM):
+                _check_nm(self.granularity, sparsity, self.scope)
+                kept = {scores.name: best_of_m(self.granularity, scores) for scores in pools}
+            else:
+                scope = as_scope(self.scope)
+                _check_amount(sparsity, scope)
+                removed = Masks.adopt(others).removed
+                selector = Selector(self.model, self.chosen, pools, scope, self.min_units, removed)
+                kept = selector.masks(as_amount(sparsity))
+        return Masks.adopt(others | kept)
+
+    def units(self, earlier: Mapping[str, Tensor]) -> tuple[int, int]:
+        """How many units there are, and how many `earlier` masks left."""
+        view = View(self.criterion, self.granularity, Statistics({}, 0), self.generator, _dtype(self.chosen))
+        pools = [ParameterScores(view, entry, earlier.get(entry.name)) for entry in self.chosen]
+        return sum(pool.units for pool in pools), sum(pool.alive for pool in pools)
+
+
+def _in_steps(
+    once: _Once,
+    sparsity: AmountLike,
+    iterations: int,
+    earlier: dict[str, Tensor],
+    data: Data | None,
+    loss: Loss | None,
+    *,
+    revive: bool,
+) -> Masks:
+    scope = as_scope(once.scope)
+    if isinstance(once.granularity, NM) or scope.own_amounts is not None:
+        who = once.granularity if isinstance(once.granularity, NM) else scope
+        raise SparsewoodError(
+            f"{who} fixes how much goes, so that there is no way there in iterations. Leave them out."
+        )
+    batches = None if data is None else list(data)
+    units, alive = once.units(earlier)
+    current = Masks.adopt(earlier)
+    for step in steps_to(as_amount(sparsity), iterations, units, alive):
+        if _gone(step, units) < units - alive and step != as_amount(sparsity):
+            continue  # less than earlier masks removed
+        with masked(once.model, current):
+            statistics = _statistics(once.model, [once.criterion], [once.chosen], batches, loss, None)
+        current = once(step, earlier if revive else current, statistics)
+    return current
+
+
+def _gone(step: Amount, units: int) -> float:
+    """How many of the units such an amount removes; compressions are not counted in units."""
+    match step:
+        case Sparsity(fraction):
+            return round(fraction * units)
+        case Count(n):
+            return n
+        case _:
+            return units
 
 
 def _generator(generator: torch.Generator | None) -> torch.Generator:
@@ -179,6 +258,11 @@ def _generator(generator: torch.Generator | None) -> torch.Generator:
     if generator is not None and not isinstance(generator, torch.Generator):
         raise SparsewoodError(f"generator must be a torch.Generator. Got {generator!r:.80}.")
     return generator if generator is not None else torch.Generator().manual_seed(0)
+
+
+def _require_whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SparsewoodError(f"{name} must be a whole number >= {least}. Got {value!r}.")
 
 
 def _require_granularity(granularity: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ class View:
     def sums(self, entry: Entry) -> dict[str, Tensor]:
         """The statistics of one parameter; raises `SparsewoodError` for those of another."""
         shape = entry.parameter.shape
-        found = {s.kind: self.statistics.get(s.kind, entry.name) for s in self.criterion.needs}
+        found = {kind: self.statistics.get(kind, entry.name) for kind in self.criterion.reads}
         for kind, tensor in found.items():
             fits = tensor.ndim == len(shape) and all(n in (1, m) for n, m in zip(tensor.shape, shape, strict=True))
             if not fits:
@@ -80,6 +80,19 @@ class View:
         weight = weight if mask is None else weight.where(mask, weight.new_zeros(()))
         scores = self.elements(entry, weight, self.means(entry))
         return self.criterion.finish(to_units(scores, tile, self.criterion.reduction), math.prod(tile))
+
+
+def joined(
+    criterion: Criterion, chosen: Sequence[Entry], statistics: Statistics, masks: Mapping[str, Tensor]
+) -> Statistics:
+    """The statistics with what the criterion makes of all chosen parameters together; masked weights count as 0."""
+    if type(criterion).across is Criterion.across:
+        return statistics  # so that no masked copy of the weights is made for nothing
+    weights = {}
+    for entry in chosen:
+        weight = entry.parameter.detach()
+        weights[entry.name] = weight * masks[entry.name] if entry.name in masks else weight
+    return criterion.across(weights, statistics)
 
 
 def checked(name: str, scores: Tensor) -> Tensor:

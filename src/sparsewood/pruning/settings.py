@@ -41,6 +41,7 @@ class Pruning:
             from which weights that training starts.
         include, exclude, protect_classifier, min_units: as in `prune`.
         score_batches: how many batches of training data a criterion that needs data sees; None means all.
+        iterations, revive: as in `prune`: every event reaches its amount in so many steps, with scores taken anew.
         select: which of the scores go; others than the lowest are for units of the structure (see `prune_units`).
 
     With the granularity `Coupled()` whole units of the network's structure go, by scores of weights or by a criterion
@@ -70,6 +71,8 @@ class Pruning:
     min_units: int = 1
     score_batches: int | None = 1
     select: Select = "lowest"
+    iterations: int = 1
+    revive: bool = False
 
     def __post_init__(self) -> None:
         self._require_criterion()
@@ -79,13 +82,14 @@ class Pruning:
             "granularity": Granularity,
             "recovery": Recovery,
             "protect_classifier": bool,
+            "revive": bool,
         }
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise SparsewoodError(f"Pruning: {name} must be a {kind.__name__}. Got {getattr(self, name)!r}.")
         if self.unit not in UNITS:
             raise SparsewoodError(f"Pruning: unit must be one of {', '.join(UNITS)}. Got {self.unit!r}.")
-        for name, least in (("start", 0), ("every", 1), ("min_units", 0), ("rounds", 1)):
+        for name, least in (("start", 0), ("every", 1), ("min_units", 0), ("rounds", 1), ("iterations", 1)):
             _require_count(name, getattr(self, name), least)
         if self.score_batches is not None:
             _require_count("score_batches", self.score_batches, 1)
@@ -94,6 +98,7 @@ class Pruning:
         require_plan(self.plan)  # a number of rounds that the schedule cannot do is found out here
         self._require_whole_units()
         self._require_amounts(self.plan)
+        self._require_iterations()
         spacing = self.schedule.spacing
         if spacing is not None and ((self.start, self.every) != spacing or self.unit == "round"):
             raise SparsewoodError(
@@ -222,6 +227,8 @@ class Pruning:
             loss=loss,
             statistics=statistics,
             generator=generator,
+            iterations=self.iterations,
+            revive=self.revive,
         )
 
     def _include(self, layers: tuple[str, ...] | None) -> list[str] | None:
@@ -262,6 +269,18 @@ class Pruning:
             raise SparsewoodError(
                 f"Pruning: {self.schedule} lets weights grow again, and whole units that were removed stay so. Use a "
                 "schedule that does not regrow, or granularity=Filter()."
+            )
+
+    def _require_iterations(self) -> None:
+        if self.revive and self.iterations == 1:
+            raise SparsewoodError(
+                "Pruning: revive is for iterations: with one nothing went before that could come back."
+            )
+        if self.iterations > 1 and (self.coupled or self.fixes_amounts):
+            who = self.granularity if self.coupled or isinstance(self.granularity, NM) else self.scope
+            raise SparsewoodError(
+                f"Pruning: iterations={self.iterations} is for amounts of the schedule inside parameters. Got {who}: "
+                "leave one of them out, or use a schedule with more rounds."
             )
 
     def _require_amounts(self, plan: Plan) -> None:

@@ -245,15 +245,21 @@ def _chosen(bench: Bench, current: Round, model: nn.Module) -> tuple[Masks, dict
     if pruning.coupled:
         return choose_whole_units(bench, pruning, current.number, current.events, model, current.earlier)
     masks = pruning.all_kept(model) & current.earlier
+    if bench.dry_run:
+        pruning = replace(pruning, iterations=min(pruning.iterations, 2))
     for index, event in enumerate(_events(bench, current, model)):
-        statistics = None
+        statistics = data = None
         needs = pruning.needs
-        if needs:
+        if needs and pruning.iterations > 1:  # statistics are taken anew in each: every process sees all of the data
+            data = bench.scoring(current.number, shared=False)
+        elif needs:
             names = [entry.name for entry in pruning.parameters(model, event)]
-            data = islice(bench.scoring(current.number, shared=True), pruning.score_batches)
-            statistics = reduce_statistics(collect(model, data, needs, nn.functional.cross_entropy, names=names))
+            seen = islice(bench.scoring(current.number, shared=True), pruning.score_batches)
+            statistics = reduce_statistics(collect(model, seen, needs, nn.functional.cross_entropy, names=names))
         generator = generator_for(bench.seed, "prune", current.number, index)
-        masks = pruning.choose(model, event, masks, statistics=statistics, generator=generator)
+        loss = nn.functional.cross_entropy
+        given: dict[str, Any] = {"statistics": statistics, "data": data, "loss": loss, "generator": generator}
+        masks = pruning.choose(model, event, masks, **given)
         apply_masks(model, masks)
     return masks, {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -105,6 +106,7 @@ def _check_choice(bench: Bench, variant: Variant) -> None:
     if variant.masks_from is not None:
         return
     pruning, model, statistics = variant.pruning, bench.network(), None
+    once = replace(pruning, iterations=1, revive=False)
     if pruning.coupled:
         _check_units(bench, pruning, model)
         return
@@ -116,7 +118,7 @@ def _check_choice(bench: Bench, variant: Variant) -> None:
         statistics = collect(model, [batch], pruning.needs, loss, names=names)
     with _quiet():
         for event in (pruning.plan[0], pruning.plan[-1]):
-            pruning.choose(model, event, Masks({}), statistics=statistics)
+            once.choose(model, event, Masks({}), statistics=statistics)
 
 
 def _check_units(bench: Bench, pruning: Pruning, model: nn.Module) -> None:

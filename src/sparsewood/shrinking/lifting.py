@@ -13,7 +13,7 @@ from sparsewood.criteria import Criterion
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.granularity import Element
 from sparsewood.parameters import Entry, entries
-from sparsewood.pruning.scores import View, checked
+from sparsewood.pruning.scores import View, checked, joined
 from sparsewood.statistics import Loss, collect
 from sparsewood.structure import Group, Structure
 from sparsewood.structure.counts import entries_removed, slices_by_tensor
@@ -71,6 +71,7 @@ def element_scores_of_units(
         data = [(example_inputs, None) if isinstance(example_inputs, list | tuple) else example_inputs]
     if statistics is None:
         statistics = _statistics(model, criterion, chosen, data, loss)
+    statistics = joined(criterion, chosen, statistics, {})
     view = View(criterion, Element(), statistics, generator, torch.float64)
     with torch.inference_mode(False), torch.no_grad():
         elements = {e.name: checked(e.name, view.elements(e, e.parameter.detach(), view.means(e))) for e in chosen}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.inputs import call, describe, map_tensors, refuse_sum, to_model_device
 from sparsewood.parameters import Entry, choose, entries
 from sparsewood.snapshot import untouched
-from sparsewood.statistics.kinds import GradientStatistic, InputStatistic, Statistic
+from sparsewood.statistics.kinds import GradientStatistic, InputStatistic, Mode, ModelStatistic, Statistic
 from sparsewood.types import Statistics
 
 logger = logging.getLogger(__name__)
@@ -51,19 +51,41 @@ def collect(
     """
     _require_statistics(statistics)
     chosen = choose(model, protect_classifier=False) if names is None else _named(model, names)
-    if any(isinstance(s, GradientStatistic) for s in statistics):
+    _require_one_mode(statistics)
+    whole = [s for s in statistics if isinstance(s, ModelStatistic)]
+    if any(isinstance(s, GradientStatistic) for s in statistics) or any(s.needs_loss for s in whole):
         require_loss(loss)
     require_batches(data)
     refuse_sum(loss)
     total: Statistics | None = None
+    by_batch = [s for s in statistics if not isinstance(s, ModelStatistic)]
+    batches = list(data) if whole else data
     with untouched(model), gradients_enabled(chosen), kernels_with_backward(model):
-        for number, batch in enumerate(data):
+        for number, batch in enumerate(batches):
             for part in _parts(prepared(batch, model), statistics, number):
-                one = _contribution(model, part, statistics, loss, chosen, number)
+                one = _contribution(model, part, by_batch, loss, chosen, number)
                 total = one if total is None else total + one
+        if total is not None and whole:
+            total = _with_whole(total, model, [prepared(batch, model) for batch in batches], whole, loss, chosen)
     if total is None:
         raise SparsewoodError("The data is empty: no batch was read. A generator that was used up before is empty too.")
     return total
+
+
+def _with_whole(
+    total: Statistics,
+    model: nn.Module,
+    batches: Sequence[Batch],
+    whole: Sequence[ModelStatistic],
+    loss: Loss | None,
+    chosen: Sequence[Entry],
+) -> Statistics:
+    """`total` with what takes passes of its own."""
+    sums = dict(total.sums)
+    for s in whole:
+        means = s.measure(model, batches, loss, [entry.parameter for entry in chosen])
+        sums[s.kind] = {e.name: mean * total.samples for e, mean in zip(chosen, means, strict=True)}
+    return Statistics(sums, total.samples)
 
 
 def require_loss(loss: object) -> None:
@@ -77,6 +99,17 @@ def require_loss(loss: object) -> None:
 def _require_statistics(statistics: object) -> None:
     if not isinstance(statistics, Sequence) or not all(isinstance(s, Statistic) for s in statistics):
         raise SparsewoodError(f"statistics must be a list such as [Gradient(), InputPower(2)]. Got {statistics!r}.")
+
+
+def _require_one_mode(statistics: Sequence[Statistic]) -> None:
+    by_gradient = [s for s in statistics if isinstance(s, GradientStatistic)]
+    single = next((s for s in by_gradient if s.per_example), None)
+    training = next((s for s in by_gradient if s.of_mode == "train"), None)
+    if single is not None and training is not None:
+        raise SparsewoodError(
+            f"{single.kind!r} runs every example by itself, and {training.kind!r} is of whole batches: collect them in "
+            "two passes."
+        )
 
 
 def _named(model: nn.Module, names: Sequence[str]) -> list[Entry]:
@@ -142,14 +175,33 @@ def _contribution(
     by_gradient = [s for s in statistics if isinstance(s, GradientStatistic)]
     by_input = [s for s in statistics if isinstance(s, InputStatistic)]
     sums: dict[str, dict[str, Tensor]] = {s.kind: {} for s in statistics}
-    with torch.set_grad_enabled(bool(by_gradient)), _observe_inputs(by_input, chosen, sums, examples):
-        output = _forward(model, inputs, number)
-        if by_gradient and loss is not None:
-            gradients = _gradients(loss_value(loss, output, target, number), chosen)
-            for s in by_gradient:
-                sums[s.kind] = {e.name: s.from_gradient(g, examples) for e, g in zip(chosen, gradients, strict=True)}
+    for mode in get_args(Mode):
+        mine, watched = [s for s in by_gradient if s.of_mode == mode], by_input if mode == "eval" else []
+        if not mine and not watched:
+            continue
+        with (
+            torch.set_grad_enabled(bool(mine)),
+            in_mode(model, mode, number),
+            _observe_inputs(watched, chosen, sums, examples),
+        ):
+            output = _forward(model, inputs, number)
+            if mine and loss is not None:
+                found = list(zip(chosen, _gradients(loss_value(loss, output, target, number), chosen), strict=True))
+                for s in mine:
+                    sums[s.kind] = {entry.name: s.from_gradient(gradient, examples) for entry, gradient in found}
     _require_inputs(by_input, chosen, sums)
     return Statistics(sums, examples)
+
+
+@contextmanager
+def in_mode(model: nn.Module, mode: Mode, number: int) -> Iterator[None]:
+    """Inside, the model, which is in eval mode, is in `mode`; what batch `number` draws depends on `number` alone."""
+    if mode == "eval":
+        yield
+        return
+    with untouched(model, training=True):  # statistics of BatchNorm are put back after every batch
+        torch.manual_seed(number)
+        yield
 
 
 def _forward(model: nn.Module, inputs: Any, number: int) -> Any:

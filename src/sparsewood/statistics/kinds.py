@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from sparsewood.errors import SparsewoodError
+
 __all__ = ["AbsoluteGradient", "Gradient", "InputPower"]
+
+Mode = Literal["eval", "train"]
+"""How a network runs while it is scored: as in use, or with BatchNorm by the batch and with dropout."""
 
 
 class Statistic(ABC):
@@ -25,9 +31,30 @@ class GradientStatistic(Statistic):
 
     per_example: ClassVar[bool]
 
+    @property
+    def of_mode(self) -> Mode:
+        """The mode in which the network runs for this."""
+        return "eval"
+
     @abstractmethod
     def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
         """The contribution of a batch whose mean loss has this gradient."""
+
+
+class ModelStatistic(Statistic):
+    """Made by passes of its own through the network, over all batches together, which it may read several times."""
+
+    needs_loss: ClassVar[bool]
+
+    @abstractmethod
+    def measure(
+        self,
+        model: nn.Module,
+        batches: Sequence[Any],
+        loss: Callable[[Any, Any], Tensor] | None,
+        parameters: Sequence[nn.Parameter],
+    ) -> list[Tensor]:
+        """The mean over examples, for each parameter. What the model is left with, the caller puts back."""
 
 
 class InputStatistic(Statistic):
@@ -40,13 +67,25 @@ class InputStatistic(Statistic):
 
 @dataclass(frozen=True)
 class Gradient(GradientStatistic):
-    """Sum over examples of dL_n/dw, signed. Shape: the parameter's."""
+    """Sum over examples of dL_n/dw, signed. Shape: the parameter's.
 
+    In mode "train", BatchNorm normalises by the batch, so that the gradient depends on how the data are cut into
+    batches; dropout draws by the number of the batch.
+    """
+
+    mode: Mode = "eval"
     per_example: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_mode(type(self).__name__, self.mode)
 
     @property
     def kind(self) -> str:
-        return "gradient"
+        return "gradient" if self.mode == "eval" else f"gradient, {self.mode} mode"
+
+    @property
+    def of_mode(self) -> Mode:
+        return self.mode
 
     def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
         return _wide(gradient) * examples
@@ -92,6 +131,12 @@ class InputPower(InputStatistic):
         channel_axis = power.ndim - len(module.kernel_size) - 1  # 0 for a single image
         channels = power.movedim(channel_axis, 0).flatten(1).mean(1) * examples
         return _per_filter(channels, module).reshape(_channel_shape(module))
+
+
+def require_mode(who: str, mode: object) -> None:
+    """Raise `SparsewoodError` for what is no mode."""
+    if mode not in get_args(Mode):
+        raise SparsewoodError(f"{who}: mode must be one of {', '.join(get_args(Mode))}. Got {mode!r}.")
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from sparsewood.parameters import Entry
 from sparsewood.statistics import Statistic
 from sparsewood.testing.checks.shared import check_value, count_units, expect, fingerprint, prune_toy, score_toy, seeded
 from sparsewood.testing.toys import ARCHITECTURES, Architecture
+from sparsewood.types import Statistics
 
 Observed = tuple[str, Tensor, Mapping[str, Tensor]]
 
@@ -122,6 +123,13 @@ class _Spy(Criterion):
     @property
     def needs(self) -> tuple[Statistic, ...]:
         return self.spied.needs
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.spied.reads
+
+    def across(self, weights: Mapping[str, Tensor], statistics: Statistics) -> Statistics:
+        return self.spied.across(weights, statistics)
 
     def covers(self, entry: Entry) -> bool:
         return self.spied.covers(entry)
