@@ -12,6 +12,7 @@ from torch.nn.utils import prune
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.recovery import (
+    ConvolutionOrthogonal,
     DeltaOrthogonal,
     Initializer,
     LayerDefault,
@@ -132,6 +133,52 @@ def test_delta_orthogonal_convolutions_keep_the_norm(kernel: int, groups: int) -
     assert torch.allclose(layer(x).flatten(1).norm(dim=1), x.flatten(1).norm(dim=1), rtol=1e-12)
 
 
+CONVOLUTIONS = [
+    nn.Conv1d(4, 6, 5, padding="same", padding_mode="circular"),
+    nn.Conv1d(3, 7, 2, padding="same", padding_mode="circular"),
+    nn.Conv2d(4, 4, 3, padding="same", padding_mode="circular", dilation=2),
+    nn.Conv2d(3, 8, (3, 5), padding="same", padding_mode="circular"),
+    nn.Conv2d(4, 12, (1, 4), padding="same", padding_mode="circular", groups=2),
+    nn.Conv2d(4, 4, 3, padding="same", padding_mode="circular", groups=4),
+    nn.Conv3d(2, 3, (3, 2, 3), padding="same", padding_mode="circular"),
+]
+
+
+@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=repr)
+def test_004_22_convolution_orthogonal_layers_keep_the_norm(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
+    """With circular padding, whatever the input; and no tap of the kernel is left out, unlike delta-orthogonal."""
+    layer = layer.double()
+    ConvolutionOrthogonal(2.0)(layer, {}, seeded())
+    x = torch.randn(
+        3, layer.in_channels, *[7, 6, 5][: len(layer.kernel_size)], dtype=torch.float64, generator=seeded(1)
+    )
+    assert torch.allclose(layer(x).flatten(1).norm(dim=1), 2 * x.flatten(1).norm(dim=1), rtol=1e-12)
+    taps = layer.weight.detach().abs().sum((0, 1))
+    assert bool((taps > 1e-3).all()) or layer.groups == layer.in_channels == layer.out_channels
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 5), (8, 8, 3, 3), (5, 5, 2, 3, 4)], ids=str)
+def test_004_22_convolution_orthogonal_kernels_are_paraunitary(shape: tuple[int, ...]) -> None:
+    """sum_t W(t)' W(t + s) is I for s = 0 and 0 for every other shift: the definition, by autocorrelation."""
+    w = ConvolutionOrthogonal().draw(shape, seeded())
+    space = [2 * size - 1 for size in shape[2:]]
+    axes = tuple(range(2, len(shape)))
+    spectrum = torch.fft.fftn(w, space, axes).movedim((0, 1), (-2, -1))  # [*frequencies, outputs, inputs]
+    gram = spectrum.mH @ spectrum
+    assert torch.allclose(gram, torch.eye(shape[1], dtype=gram.dtype).expand_as(gram), atol=1e-12)
+
+
+def test_convolution_orthogonal_kernels_of_single_channels_are_centred() -> None:
+    w = ConvolutionOrthogonal().draw((1, 1, 3, 5), seeded())
+    assert int(w.count_nonzero()) == 1
+    assert abs(float(w[0, 0, 1, 2])) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 3, 3), (5, 9), (9, 5)], ids=str)
+def test_004_22_convolution_orthogonal_falls_back_to_flat_orthogonal(shape: tuple[int, ...]) -> None:
+    assert torch.equal(ConvolutionOrthogonal().draw(shape, seeded()), Orthogonal().draw(shape, seeded()))
+
+
 def test_orthogonal_chains_keep_the_norm() -> None:
     model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 30)).double()
     Orthogonal()(model, {}, seeded())
@@ -152,7 +199,7 @@ def test_groups_are_drawn_as_layers_of_their_own(layer: nn.Conv2d | nn.ConvTrans
 
 # ---------------------------------------------------------------- networks
 
-DRAWN: list[Initializer] = [Normal(0.5), VarianceScaling(), Orthogonal(), DeltaOrthogonal()]
+DRAWN: list[Initializer] = [Normal(0.5), VarianceScaling(), Orthogonal(), DeltaOrthogonal(), ConvolutionOrthogonal()]
 
 
 class Mixed(nn.Module):
@@ -223,6 +270,7 @@ def test_original_is_the_snapshot() -> None:
     [
         (lambda: Orthogonal(0), "Orthogonal: gain must be a number above 0. Got 0"),
         (lambda: DeltaOrthogonal(float("inf")), "DeltaOrthogonal: gain"),
+        (lambda: ConvolutionOrthogonal(-1.0), "ConvolutionOrthogonal: gain"),
         (lambda: Normal(float("nan")), "Normal: std"),
         (lambda: VarianceScaling(True), "VarianceScaling: scale"),
         (lambda: VarianceScaling(1.0, "both"), r"fan must be one of \('in', 'out', 'average'\). Got 'both'"),  # type: ignore[arg-type]

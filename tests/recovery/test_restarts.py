@@ -12,6 +12,7 @@ from sparsewood import recovery
 from sparsewood.errors import SparsewoodError
 from sparsewood.masks import apply_masks
 from sparsewood.recovery import (
+    ConvolutionOrthogonal,
     DeltaOrthogonal,
     Distill,
     Distillation,
@@ -38,7 +39,15 @@ EXAMPLES: dict[str, list[Recovery]] = {
     "FineTune": [FineTune()],
     "Reinitialize": [
         Reinitialize(how)
-        for how in (LayerDefault(), Original(), Normal(), VarianceScaling(), Orthogonal(), DeltaOrthogonal())
+        for how in (
+            LayerDefault(),
+            Original(),
+            Normal(),
+            VarianceScaling(),
+            Orthogonal(),
+            DeltaOrthogonal(),
+            ConvolutionOrthogonal(),
+        )
     ],
     "Rewind": [Rewind(), Rewind(500)],
     "RewindRate": [RewindRate(), RewindRate(500)],

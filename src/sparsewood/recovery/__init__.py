@@ -4,6 +4,7 @@ from sparsewood.recovery.base import Follow, Recovery, Snapshot, snapshot
 from sparsewood.recovery.batchnorm import Recalibration, StatisticsChange, recalibrate
 from sparsewood.recovery.distill import Distillation, distillation_loss
 from sparsewood.recovery.initializers import (
+    ConvolutionOrthogonal,
     DeltaOrthogonal,
     Initializer,
     LayerDefault,

@@ -14,7 +14,15 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sparsewood.errors import SparsewoodError
 
-__all__ = ["DeltaOrthogonal", "LayerDefault", "Normal", "Original", "Orthogonal", "VarianceScaling"]
+__all__ = [
+    "ConvolutionOrthogonal",
+    "DeltaOrthogonal",
+    "LayerDefault",
+    "Normal",
+    "Original",
+    "Orthogonal",
+    "VarianceScaling",
+]
 
 Fan = Literal["in", "out", "average"]
 Shape = tuple[int, ...]
@@ -193,6 +201,46 @@ class DeltaOrthogonal(LayerWeights):
             return self.gain * _orthogonal(outputs, math.prod(shape[1:]), generator).reshape(shape)
         weight = torch.zeros(shape, dtype=torch.float64)
         weight[(..., *(size // 2 for size in space))] = self.gain * _orthogonal(outputs, inputs, generator)
+        return weight
+
+
+@dataclass(frozen=True)
+class ConvolutionOrthogonal(LayerWeights):
+    """Convolutions whose whole kernel is orthogonal: they keep the norm, and no tap of the kernel is 0.
+
+    W is an orthogonal matrix [outputs, inputs], followed along each axis of space by (size - 1) filters of two taps,
+    P and I - P, with P a random orthogonal projection onto half of the outputs. A filter sends one half of what it gets
+    on at its place and the other half one place further, so that with circular padding and stride 1 the output has gain
+    times the norm of the input. For an odd number of outputs the half is rounded down and up in turn, so that kernels
+    of single channels are centred.
+
+    Where inputs > outputs (of one group) no such kernel exists, and weights are flat orthogonal, as of `Orthogonal`; so
+    are linear layers. See `LayerWeights` for what else is set.
+
+    Source: Xiao et al. 2018, "Dynamical Isometry and a Mean Field Theory of CNNs", Algorithm 1,
+    https://arxiv.org/abs/1806.05393; for pruning Lee et al. 2020, https://arxiv.org/abs/1906.06307.
+
+    >>> w = ConvolutionOrthogonal().draw((4, 4, 3), torch.Generator().manual_seed(0))
+    >>> bool((torch.einsum("oit,ojt->ij", w, w) - torch.eye(4)).abs().max() < 1e-12)
+    True
+    """
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive("ConvolutionOrthogonal: gain", self.gain)
+
+    def draw(self, shape: Shape, generator: torch.Generator) -> Tensor:
+        outputs, inputs, *space = shape
+        if inputs > outputs:
+            return self.gain * _orthogonal(outputs, math.prod(shape[1:]), generator).reshape(shape)
+        weight = self.gain * _orthogonal(outputs, inputs, generator).reshape(outputs, inputs, *[1] * len(space))
+        for axis, size in enumerate(space, start=2):
+            for step in range(size - 1):
+                basis = _orthogonal(outputs, (outputs + step % 2) // 2, generator)
+                here = torch.tensordot(basis @ basis.T, weight, dims=1)
+                edge = torch.zeros_like(weight.narrow(axis, 0, 1))
+                weight = torch.cat([here, edge], axis) + torch.cat([edge, weight - here], axis)
         return weight
 
 

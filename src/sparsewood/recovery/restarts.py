@@ -124,7 +124,7 @@ class Reinitialize(Recovery):
     """Draw new weights and train from the start: the control that keeps only the structure.
 
     `how`: `LayerDefault()`, `Original()` (the first weights, as `Rewind(0)`), `Normal()`, `VarianceScaling()`,
-    `Orthogonal()` or `DeltaOrthogonal()`.
+    `Orthogonal()`, `DeltaOrthogonal()` or `ConvolutionOrthogonal()`.
     Source: the random re-initialisation control of Frankle and Carbin 2019, https://arxiv.org/abs/1803.03635.
 
     >>> from sparsewood.recovery.initializers import Orthogonal
