@@ -56,7 +56,7 @@ CRITERIA = [sw.Random(), sw.Magnitude(), sw.LpNorm(2, normalized=True), sw.Weigh
 SCHEDULES = [schedules.OneShot(0.5), schedules.Linear(0.5), schedules.Cubic(0.5), schedules.Geometric(0.2929)]
 RECOVERIES = [
     recovery.FineTune(), recovery.Rewind(), recovery.RewindRate(), recovery.RewindToBest((0, 1)),
-    recovery.Reinitialize(), recovery.Scratch(), recovery.Distill(),
+    recovery.Reinitialize(), recovery.Scratch(), recovery.Distill(), recovery.Isometry(iterations=3),
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from sparsewood.recovery import (
     Distillation,
     FineTune,
     Follow,
+    Isometry,
     LayerDefault,
     Normal,
     Original,
@@ -37,6 +38,7 @@ from sparsewood.testing import check_recovery
 EXAMPLES: dict[str, list[Recovery]] = {
     "Distill": [Distill(), Distill(temperature=2.0, weight=1.0)],
     "FineTune": [FineTune()],
+    "Isometry": [Isometry(iterations=100), Isometry(iterations=0, rate=0.01)],
     "Reinitialize": [
         Reinitialize(how)
         for how in (
@@ -125,6 +127,7 @@ def test_masks_survive_when_the_caller_applies_them(recover: Recovery) -> None:
         (Reinitialize(), (), Follow("training")),
         (Reinitialize(Original()), (0,), Follow("training")),
         (Scratch(), (), Follow("training")),
+        (Isometry(), (), Follow("training")),
         (Scratch("flops"), (), Follow("training", same_flops=True)),
         (Distill(2.0, 0.5), (), Follow("retraining", distillation=Distillation(2.0, 0.5))),
     ],

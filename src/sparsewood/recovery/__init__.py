@@ -13,6 +13,7 @@ from sparsewood.recovery.initializers import (
     Orthogonal,
     VarianceScaling,
 )
+from sparsewood.recovery.isometry import Isometry, IsometryReport, LayerIsometry, enforce_isometry
 from sparsewood.recovery.least_squares import LayerError, Reconstruction, reconstruct
 from sparsewood.recovery.restarts import (
     Distill,
@@ -24,4 +25,4 @@ from sparsewood.recovery.restarts import (
     Scratch,
 )
 
-__all__ = ["Distill", "FineTune", "Reinitialize", "Rewind", "RewindRate", "RewindToBest", "Scratch"]
+__all__ = ["Distill", "FineTune", "Isometry", "Reinitialize", "Rewind", "RewindRate", "RewindToBest", "Scratch"]
