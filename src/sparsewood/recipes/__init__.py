@@ -11,6 +11,7 @@ from sparsewood.recipes.measurements import (
 from sparsewood.recipes.probing import eval_layer, probe_pruning
 from sparsewood.recipes.replacing import MeanReplacer, replacing_means, without_units
 from sparsewood.recipes.sensitivity_analysis import sensitivity
+from sparsewood.recipes.signal_propagation import prune_with_isometry, uniform_labels
 from sparsewood.recipes.thinet import ThiNet
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "probe_pruning",
     "prune_all_layers",
     "prune_iteratively",
+    "prune_with_isometry",
     "replacing_means",
     "sensitivity",
+    "uniform_labels",
     "without_units",
 ]
