@@ -115,6 +115,25 @@ def test_a_pretrained_network_is_not_trained_again(tmp_path: Path) -> None:
     assert Masks.load(root / "seed-1/ticket/round-02/masks.safetensors").sparsity == pytest.approx(0.75, abs=1e-3)
 
 
+def test_004_22_the_first_weights_can_be_drawn(tmp_path: Path) -> None:
+    """The dense network begins with them, others for each seed; and weights are either drawn or read."""
+    drawn = [f"output={tmp_path}", "initial={name: Orthogonal, gain: 2.0}", "train_dense=false"]
+    matrices = []
+    for seed in (1, 2):
+        root = run_recipe(written(tmp_path), [*drawn, f"seeds=[{seed}]"], dry_run=True, quiet=True)
+        state = TrainingState.load(root / f"seed-{seed}/dense/final.safetensors").part("model")
+        weights = [tensor for name, tensor in state.items() if name.endswith("weight")]
+        assert len(weights) == 4
+        for weight in weights:
+            values = torch.linalg.svdvals(weight.flatten(1))
+            assert torch.allclose(values, torch.full_like(values, 2.0), atol=1e-5)
+        matrices.append(weights[0])
+    assert not torch.equal(*matrices)
+    for setting in ("weights=file.pt", "initial=Original"):
+        with pytest.raises(SparsewoodError, match="'initial' draws the first weights"):
+            parse_recipe(RECIPE, overrides=["initial=Orthogonal", setting])
+
+
 def test_the_test_part_comes_after_everything_else() -> None:
     """[7.4]"""
     found = units(parse_recipe(RECIPE))

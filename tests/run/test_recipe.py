@@ -301,6 +301,8 @@ def test_hashes_are_fixed() -> None:
         ("seeds=[1, 2]", False),
         ("train_dense=false", False),
         ("weights=file.pt", False),
+        ("initial=null", True),
+        ("initial=Orthogonal", False),
         ("training.epochs=11", False),
         ("retraining.epochs=6", False),
         ("augment=null", False),

@@ -17,10 +17,14 @@ SHRINKING = [path for path in ALL if path.stem.endswith("_shrink")]
 RECIPES = [path for path in ALL if path not in SHRINKING]
 
 
-# A recipe of more than two hundred trainings takes two minutes even dry: two of its 18 levels do here.
+# A recipe of more than two hundred trainings takes two minutes even dry: two of its 18 levels do here, and a hundred of
+# ten thousand iterations.
 FEWER = {
     "cifar10_resnet20_unitmem": (
         "training.batch_size=16", "pruning.schedule.amounts=[0.05, 0.0975]", "pruning.rounds=2",
+    ),
+    "mnist_mlp7_isometry": (
+        "variants.isometry.pruning.recovery.iterations=100", "variants.random_isometry.pruning.recovery.iterations=100",
     ),
 }  # fmt: skip
 

@@ -93,6 +93,8 @@ class Bench:
     def network(self) -> nn.Module:
         """A new network, the same for the same seed, on the device of the run."""
         model = self._built()
+        if self.recipe.initial is not None:
+            self.recipe.initial(model, {}, generator_for(self.seed, "initial"))
         if self.recipe.weights is not None:
             load_weights(model, self.recipe.weights)
         return self._placed(model)

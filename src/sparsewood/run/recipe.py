@@ -28,6 +28,7 @@ from pydantic import Field
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.granularity import Element
 from sparsewood.pruning.settings import Pruning
+from sparsewood.recovery import Initializer
 from sparsewood.run import yamlfile
 from sparsewood.run.annotations import UNHASHED, OfKind, check
 from sparsewood.run.calls import Call
@@ -131,9 +132,12 @@ class Recipe:
     """All that decides an experiment's numbers, and how it is carried out.
 
     `data` and `model` are calls that the run makes; all other components are values. Fields marked `UNHASHED` change
-    how a run is carried out or called, not what comes out, so they are no part of its hash.
+    how a run is carried out or called, not what comes out, so they are no part of its hash. `initial` draws the weights
+    with which the dense network begins; without it, and without a file of `weights`, they are those that the model's
+    function gives it.
 
-    Raises `SparsewoodError` for two variants of one name and for masks from a variant that is not there.
+    Raises `SparsewoodError` for two variants of one name, for masks from a variant that is not there, and for weights
+    that are both drawn and read.
     """
 
     name: Name = field(metadata=UNHASHED)
@@ -141,6 +145,7 @@ class Recipe:
     model: Annotated[Call, OfKind("models")]
     augment: Annotated[Any, OfKind("augmentations")] | None = None
     weights: Path | None = None
+    initial: Initializer | None = None
     train_dense: bool = True
     training: Training = field(default_factory=Training)
     variants: tuple[Variant, ...] = field(default_factory=lambda: (Variant(),))
@@ -160,11 +165,21 @@ class Recipe:
         check(self)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise SparsewoodError(f"'seeds' must be at least one, each once. Got {list(self.seeds)}.")
+        self._require_initial()
         names = [variant.name for variant in self.variants]
         if not names or len(set(names)) != len(names):
             raise SparsewoodError(f"'variants' must be at least one, each with a name of its own. Got {names}.")
         for variant in self.variants:
             self.sources(variant)
+
+    def _require_initial(self) -> None:
+        if self.initial is None:
+            return
+        if self.weights is not None or self.initial.snapshots:
+            raise SparsewoodError(
+                f"'initial' draws the first weights, so give neither a file of 'weights' nor an initializer that goes "
+                f"back to earlier ones. Got {self.initial!r} and weights {self.weights}."
+            )
 
     @property
     def hash(self) -> str:
