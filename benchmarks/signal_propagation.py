@@ -30,7 +30,7 @@ import sparsewood as sw
 from sparsewood.measurement import jacobian_singular_values
 from sparsewood.recipes import prune_with_isometry, uniform_labels
 from sparsewood.recovery import Isometry, Orthogonal, VarianceScaling, enforce_isometry
-from sparsewood.recovery.initializers import Initializer
+from sparsewood.recovery.drawing import Initializer
 from sparsewood.seeds import generator_for
 
 EARLY = 500

@@ -23,7 +23,7 @@ from sparsewood.recovery import (
     VarianceScaling,
     snapshot,
 )
-from sparsewood.recovery.initializers import LayerWeights
+from sparsewood.recovery.drawing import LayerWeights
 
 
 def seeded(seed: int = 0) -> torch.Generator:

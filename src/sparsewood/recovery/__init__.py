@@ -3,10 +3,10 @@
 from sparsewood.recovery.base import Follow, Recovery, Snapshot, snapshot
 from sparsewood.recovery.batchnorm import Recalibration, StatisticsChange, recalibrate
 from sparsewood.recovery.distill import Distillation, distillation_loss
+from sparsewood.recovery.drawing import Initializer
 from sparsewood.recovery.initializers import (
     ConvolutionOrthogonal,
     DeltaOrthogonal,
-    Initializer,
     LayerDefault,
     Normal,
     Original,

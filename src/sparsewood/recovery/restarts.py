@@ -13,7 +13,8 @@ from torch import nn
 from sparsewood.errors import SparsewoodError
 from sparsewood.recovery.base import Follow, Recovery, Snapshot, require_step
 from sparsewood.recovery.distill import Distillation
-from sparsewood.recovery.initializers import Initializer, LayerDefault
+from sparsewood.recovery.drawing import Initializer
+from sparsewood.recovery.initializers import LayerDefault
 
 Same = Literal["epochs", "flops"]
 
