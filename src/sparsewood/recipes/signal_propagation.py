@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from sparsewood.criteria import WeightTimesGradient
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import describe
-from sparsewood.masks import apply_masks
 from sparsewood.parameters import Selectors
 from sparsewood.pruning import prune
 from sparsewood.recovery import Isometry, enforce_isometry
@@ -60,7 +59,6 @@ def prune_with_isometry(
     masks = prune(
         model, sensitivity, sparsity, data=data, loss=loss, include=include, min_units=0, protect_classifier=False
     )
-    apply_masks(model, masks)
     enforce_isometry(model, masks, iterations=isometry.iterations, rate=isometry.rate)
     return masks
 
