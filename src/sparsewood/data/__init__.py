@@ -10,6 +10,7 @@ from sparsewood.data.images import ImageFiles
 from sparsewood.data.loader import Loader
 from sparsewood.data.mnist import fashion_mnist, mnist
 from sparsewood.data.part import Normalization, Part, Pixels, Source, View
+from sparsewood.data.sampling import balanced
 from sparsewood.data.split import HeldOut, Split, Subsets, batches
 
 # The catalogue: what returns a split. Parts, loaders and augmentations are imported by name.

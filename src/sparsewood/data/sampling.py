@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsewood.errors import SparsewoodError
 
-__all__ = ["stratified"]
+__all__ = ["balanced", "stratified"]
 
 
 def stratified(labels: Tensor, shares: Sequence[float], generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -47,6 +47,28 @@ def stratified(labels: Tensor, shares: Sequence[float], generator: torch.Generat
         for part, chosen in zip(parts, members.split([*cut, left[place]]), strict=True):
             part.append(chosen)
     return tuple(torch.cat(part).sort().values for part in parts)
+
+
+def balanced(labels: Tensor, per_class: int, generator: torch.Generator) -> Tensor:
+    """Ascending indices of `per_class` examples of each class, drawn from `generator`.
+
+    Raises `SparsewoodError` if a class has fewer.
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    >>> labels[balanced(labels, 2, torch.Generator().manual_seed(0))]
+    tensor([0, 0, 1, 1])
+    """
+    if isinstance(per_class, bool) or not isinstance(per_class, int) or per_class < 1:
+        raise SparsewoodError(f"balanced: per_class must be a whole number >= 1. Got {per_class!r}.")
+    found = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().reshape(-1)
+        if len(members) < per_class:
+            raise SparsewoodError(
+                f"balanced: {per_class} examples of every class are wanted, and class {int(label)} has {len(members)}."
+            )
+        found.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+    return torch.cat(found).sort().values
 
 
 def _check(shares: Sequence[float], total: int) -> None:

@@ -1,5 +1,15 @@
 """Named methods as compositions of parts."""
 
+from sparsewood.recipes.at_initialization import (
+    connection_sensitivity,
+    ecs,
+    force,
+    grasp,
+    iterative_snip,
+    snip,
+    synflow,
+)
+from sparsewood.recipes.collapse import Collapse, find_collapse
 from sparsewood.recipes.greedy import global_prune, prune_all_layers
 from sparsewood.recipes.iterative import prune_iteratively
 from sparsewood.recipes.measurements import (
@@ -15,12 +25,19 @@ from sparsewood.recipes.signal_propagation import prune_with_isometry, uniform_l
 from sparsewood.recipes.thinet import ThiNet
 
 __all__ = [
+    "Collapse",
     "MeanReplacer",
     "ThiNet",
+    "connection_sensitivity",
     "create_binary_mask_from_scores",
+    "ecs",
     "eval_layer",
+    "find_collapse",
+    "force",
     "get_pruning_measurements",
     "global_prune",
+    "grasp",
+    "iterative_snip",
     "mask_and_broadcast",
     "masks_from_scores",
     "probe_pruning",
@@ -29,6 +46,8 @@ __all__ = [
     "prune_with_isometry",
     "replacing_means",
     "sensitivity",
+    "snip",
+    "synflow",
     "uniform_labels",
     "without_units",
 ]

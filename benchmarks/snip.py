@@ -1,0 +1,159 @@
+"""SNIP on MNIST: LeNet-300-100 and LeNet-5-Caffe pruned before training, beside magnitude and random pruning.
+
+Scores are connection sensitivities of one batch (`--score-batches`), of the very weights that are then trained. All
+methods of a seed have the same initial weights and see the same batches in the same order. Training: SGD 0.1 with
+momentum 0.9, batch 100, weight decay 5e-4, 54,000 images. Nothing is chosen by the test images: the weights of the last
+step count. What choosing the best of 20 evaluations by the test images would have reported is printed beside it
+("best of 20"), because some published numbers are of that kind.
+
+    python benchmarks/snip.py --data-dir DIR
+    python benchmarks/snip.py --data-dir DIR --network lenet5 --sparsities 0.95 0.98 0.99 --epochs 6
+    python benchmarks/snip.py --data-dir DIR --methods SNIP --sparsities 0.98 --epochs 120 --rate steps
+    python benchmarks/snip.py --data-dir DIR --seeds 1 --epochs 1 --sparsities 0.98
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sparsewood as sw
+from sparsewood.recovery import VarianceScaling
+
+BATCH = 100
+DECAY_EVERY = 25_000  # steps, in the paper
+METHODS: dict[str, Callable[[], sw.criteria.Criterion] | None] = {
+    "dense": None,
+    "SNIP": sw.WeightTimesGradient,
+    "magnitude": sw.Magnitude,
+    "random": sw.Random,
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """All in memory: normalised pixels and labels."""
+
+    x: Tensor
+    y: Tensor
+
+    def batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.x), generator=generator)
+        for chosen in order[: len(order) // BATCH * BATCH].split(BATCH):
+            yield self.x[chosen], self.y[chosen]
+
+
+def images(part: sw.data.part.Part) -> Images:
+    x, y = part.batch(torch.arange(len(part)))
+    return Images(x, y)
+
+
+def network(name: str, seed: int) -> nn.Module:
+    model = sw.models.lenet_300_100() if name == "lenet300" else sw.models.lenet5_caffe()
+    VarianceScaling()(model, {}, torch.Generator().manual_seed(seed))
+    return model.to(memory_format=torch.channels_last)  # convolutions are a third faster so
+
+
+def rate(kind: str, step: int, steps: int) -> float:
+    if kind == "steps":
+        return 0.1 ** (step // DECAY_EVERY)
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@torch.no_grad()
+def error(model: nn.Module, data: Images) -> float:
+    """In percent."""
+    wrong = sum(
+        int((model(x).argmax(1) != y).sum()) for x, y in zip(data.x.split(1000), data.y.split(1000), strict=True)
+    )
+    return 100 * wrong / len(data.x)
+
+
+def trained(
+    model: nn.Module, masks: sw.Masks, data: tuple[Images, Images], seed: int, how: argparse.Namespace
+) -> list[float]:
+    """The test errors at 20 moments of the training, the last at its end."""
+    train, test = data
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    steps, step, found = how.epochs * (len(train.x) // BATCH), 0, []
+    moments = {round(steps * (i + 1) / 20) for i in range(20)}
+    generator = torch.Generator().manual_seed(seed)
+    with sw.enforce(model, masks, optimizer) if masks else nullcontext():
+        for _ in range(how.epochs):
+            for x, y in train.batches(generator):
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.1 * rate(how.rate, step, steps)
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+                step += 1
+                if step in moments:
+                    found.append(error(model, test))
+    return found
+
+
+def pruned(model: nn.Module, method: str, sparsity: float, train: Images, seed: int, batches: int) -> sw.Masks:
+    """Masks of the network as it is: all weights compete, those of the last layer too; biases stay."""
+    make = METHODS[method]
+    if make is None:
+        return sw.Masks({})
+    generator = torch.Generator().manual_seed(seed)
+    seen = [
+        batch
+        for _, batch in zip(range(batches), train.batches(torch.Generator().manual_seed(1000 + seed)), strict=False)
+    ]
+    before = [p.detach().clone() for p in model.parameters()]
+    masks = sw.prune(
+        model, make(), sparsity, data=seen, loss=F.cross_entropy, protect_classifier=False, generator=generator
+    )
+    assert all(torch.equal(p, one) for p, one in zip(model.parameters(), before, strict=True)), "scored what is trained"
+    return masks
+
+
+def shown(values: list[float]) -> str:
+    spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", help="where MNIST is; default: SPARSEWOOD_DATA")
+    parser.add_argument("--network", choices=("lenet300", "lenet5"), default="lenet300")
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS))
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.98, 0.99])
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--rate", choices=("cosine", "steps"), default="cosine", help="steps: x 0.1 every 25,000")
+    parser.add_argument("--score-batches", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    split = sw.data.mnist(options.data_dir, validation=6000)
+    data, began = (images(split.train), images(split.test.open())), time.perf_counter()
+    rows: dict[tuple[str, float], list[list[float]]] = {}
+    for seed in range(1, options.seeds + 1):
+        for method in options.methods:
+            for sparsity in [0.0] if method == "dense" else options.sparsities:
+                model = network(options.network, seed)
+                masks = pruned(model, method, sparsity, data[0], seed, options.score_batches)
+                rows.setdefault((method, sparsity), []).append(trained(model, masks, data, seed, options))
+                kept = {name.rsplit(".", 1)[0]: int(mask.sum()) for name, mask in masks.items()}
+                last = rows[method, sparsity][-1][-1]
+                print(f"# seed {seed}, {method} {sparsity:g}: error {last:.2f}, kept {kept}", flush=True)
+    print(f"\n`python {' '.join(sys.argv)}`: {time.perf_counter() - began:.0f} s, PyTorch {torch.__version__}\n")
+    print("| method | sparsity [%] | test error [%] | best of 20 [%] |\n|---|---:|---:|---:|")
+    for (method, sparsity), runs in rows.items():
+        print(f"| {method} | {100 * sparsity:g} | {shown([r[-1] for r in runs])} | {shown([min(r) for r in runs])} |")
+
+
+if __name__ == "__main__":
+    main()
