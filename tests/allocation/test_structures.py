@@ -85,7 +85,7 @@ def test_001_03_a_vector_of_keep_ratios_becomes_a_mapping_by_name() -> None:
     weights = {name: p.numel() for name, p in model.named_parameters() if p.ndim > 1}
     ratios = [1.0] * 5 + [0.005] * 9 + [0.0005] * (len(weights) - 14)
     vector: Amounts = {name: Density(ratio) for name, ratio in zip(weights, ratios, strict=True)}
-    with pytest.raises(SparsewoodError, match="would keep 0 of 640 units of fc.weight, but 1 must stay"):
+    with pytest.raises(SparsewoodError, match=r"would keep 0 of 640 units of fc.weight, but 1 must stay"):
         sw.prune(model, Magnitude(), scope=PerLayer(vector), protect_classifier=False)
     masks = sw.prune(model, Magnitude(), scope=PerLayer(vector), protect_classifier=False, min_units=0)
     assert {name: int(mask.sum()) for name, mask in masks.items()} == {
