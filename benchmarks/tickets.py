@@ -66,10 +66,8 @@ def cell(summary: Summary, digits: int) -> str:
 
 
 def table(found: dict[str, list[Course]]) -> list[str]:
-    lines = [
-        "| training | seeds | step of lowest validation loss | loss there | accuracy there | last loss | last accuracy |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    headers = ("training", "seeds", "step of lowest validation loss", "loss there", "accuracy there", "last loss")
+    lines = [f"| {' | '.join([*headers, 'last accuracy'])} |", f"|---|{'---:|' * len(headers)}"]
     columns = (("step", 0), ("loss", 4), ("accuracy", 2), ("last_loss", 4), ("last_accuracy", 2))
     for name, members in found.items():
         cells = [cell(summarize([getattr(one, key) for one in members]), digits) for key, digits in columns]
@@ -81,9 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="of a run")
     options = parser.parse_args()
-    print(
-        f"`{shlex.join(['python', *sys.argv])}`; validation data, accuracy in %, mean +- sample standard deviation over seeds.\n"
-    )
+    print(f"`{shlex.join(['python', *sys.argv])}`")
+    print("Validation data, accuracy in %, mean +- sample standard deviation over seeds.\n")
     print("\n".join(table(courses(options.directory))))
 
 
