@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from sparsewood.errors import OutputError, SparsewoodError
 from sparsewood.report.plots import compression_curves, save_figure
-from sparsewood.report.rows import Point, Summary
+from sparsewood.report.rows import Point, Result, Summary, aggregate, read_csv, to_csv
 
 
 def point(strategy: str, compression: float, accuracy: float, std: float | None = 0.02) -> Point:
@@ -77,3 +78,27 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SparsewoodError, match=r"pip install 'sparsewood\[report\]'"):
         compression_curves(POINTS, "")
+
+
+def test_004_15_curves_are_drawn_again_from_the_written_rows(tmp_path: Path) -> None:
+    """The file alone gives the same curves, of several ways of pruning at several ratios."""
+    rows = [
+        Result(
+            "digits", "net", strategy, ratio, 80, 10, ratio, 160, 40, ratio / 2, 0.9 / ratio, 1.0,
+            0.9 - ratio / 100 - shift, 1.0, seed, 64, 3, "SGD", 0.1, 3, "masks_summary.csv",
+        )
+        for shift, strategy in ((0.0, "one_shot"), (0.01, "iterative"))
+        for ratio in (1.0, 2.0, 8.0)
+        for seed in (1, 2)
+    ]  # fmt: skip
+    path = tmp_path / "results.csv"
+    path.write_text(to_csv(rows), encoding="utf-8")
+    written, again = (lines_of(compression_curves(aggregate(found), "")) for found in (rows, read_csv(path)))
+    assert written == again
+    assert again[:2] == [[89.0, 88.0, 82.0], [88.0, 87.0, 81.0]]
+
+
+def lines_of(figure: Figure) -> list[list[float]]:
+    """The heights of every curve, to a thousandth of a percent."""
+    curves = [container.lines[0] for axes in figure.axes for container in axes.containers]  # pyright: ignore[reportAttributeAccessIssue]
+    return [np.asarray(curve.get_ydata(), float).round(3).tolist() for curve in curves]
