@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparsewood as sw
+from sparsewood.data.part import Part
 from sparsewood.recovery import VarianceScaling
 
 BATCH = 100
@@ -53,7 +54,7 @@ class Images:
             yield self.x[chosen], self.y[chosen]
 
 
-def images(part: sw.data.part.Part) -> Images:
+def images(part: Part) -> Images:
     x, y = part.batch(torch.arange(len(part)))
     return Images(x, y)
 
@@ -61,7 +62,10 @@ def images(part: sw.data.part.Part) -> Images:
 def network(name: str, seed: int) -> nn.Module:
     model = sw.models.lenet_300_100() if name == "lenet300" else sw.models.lenet5_caffe()
     VarianceScaling()(model, {}, torch.Generator().manual_seed(seed))
-    return model.to(memory_format=torch.channels_last)  # convolutions are a third faster so
+    for parameter in model.parameters():
+        if parameter.dim() == 4:  # convolutions are a third faster so
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def rate(kind: str, step: int, steps: int) -> float:
@@ -72,7 +76,8 @@ def rate(kind: str, step: int, steps: int) -> float:
 
 @torch.no_grad()
 def error(model: nn.Module, data: Images) -> float:
-    """In percent."""
+    """In percent, in eval mode."""
+    model.eval()
     wrong = sum(
         int((model(x).argmax(1) != y).sum()) for x, y in zip(data.x.split(1000), data.y.split(1000), strict=True)
     )
@@ -91,6 +96,7 @@ def trained(
     with sw.enforce(model, masks, optimizer) if masks else nullcontext():
         for _ in range(how.epochs):
             for x, y in train.batches(generator):
+                model.train()
                 for group in optimizer.param_groups:
                     group["lr"] = 0.1 * rate(how.rate, step, steps)
                 optimizer.zero_grad()

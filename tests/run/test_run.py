@@ -598,3 +598,19 @@ def test_one_column_less_is_no_result(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(FileFormatError):
         read_csv(tmp_path / "results.csv")
     assert Result.__dataclass_fields__.keys() >= {"strategy"}
+
+
+def test_a_network_through_which_nothing_gets_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Random masks that leave a few weights, which do not meet."""
+    pruning = "{criterion: Random, schedule: {name: OneShot, amount: 0.9995}, protect_classifier: false, min_units: 0}"
+    text = f"""
+name: digits_cut
+data: digits
+model: {{name: mlp, depth: 6, width: 40, activation: relu, inputs: 64}}
+train_dense: false
+training: {{epochs: 1, batch_size: 32}}
+pruning: {pruning}
+"""
+    (tmp_path / "cut.yaml").write_text(text)
+    run_recipe(tmp_path / "cut.yaml", [f"output={tmp_path}"], dry_run=True, quiet=True)
+    assert any("nothing gets through the whole network: fc1.weight" in record.getMessage() for record in caplog.records)

@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +20,10 @@ from torch import nn
 
 from sparsewood.distributed import reduce_statistics, require_same_masks
 from sparsewood.errors import SparsewoodError
+from sparsewood.inputs import to_model_device
 from sparsewood.masks import apply_masks, not_held
 from sparsewood.pruning.settings import Pruning
+from sparsewood.recipes import find_collapse
 from sparsewood.recovery import FineTune, Follow
 from sparsewood.run.bench import DENSE, FINAL, Bench, Trained
 from sparsewood.run.directory import Stage
@@ -40,6 +43,8 @@ from sparsewood.statistics import collect
 from sparsewood.train import CsvLog, Fitted, Log, Logs, Pruner, Teacher, TensorBoardLog, Training, fit
 from sparsewood.train.rates import Stretched
 from sparsewood.types import Count, Masks
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "carry_out",
@@ -218,9 +223,21 @@ def _masks(bench: Bench, current: Round, model: nn.Module) -> Masks:
             write_notes(current.stage, notes)  # before the masks, with which the choice is done
     require_same_masks(masks)
     if bench.writes:
+        _warn_of_collapse(bench, current, model, masks)
         masks.save(path)
     bench.together()
     return masks
+
+
+def _warn_of_collapse(bench: Bench, current: Round, model: nn.Module, masks: Masks) -> None:
+    """Say if no signal gets through layers of the pruned network: training it would tell nothing of the method."""
+    try:
+        found = find_collapse(model, masks, to_model_device(torch.zeros(1, *bench.split.input_shape), model))
+    except SparsewoodError as error:  # the run does not depend on it
+        logger.info("Whether signals get through could not be found out: %s", error)
+        return
+    if found.blocked:
+        logger.warning("%s, %s: %s.", current.variant.name, current.stage.directory.name, found)
 
 
 def shuffled(masks: Masks, generator: torch.Generator) -> Masks:
