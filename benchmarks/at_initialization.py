@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    options.rate = "cosine"
+    options.rate, options.lr, options.weight_decay = "cosine", 0.1, 5e-4
     torch.set_num_threads(1)
     split = sw.data.mnist(options.data_dir, validation=6000)
     data, began = (images(split.train), images(split.test.open())), time.perf_counter()

@@ -1,14 +1,15 @@
 """SNIP on MNIST: LeNet-300-100 and LeNet-5-Caffe pruned before training, beside magnitude and random pruning.
 
 Scores are connection sensitivities of one batch (`--score-batches`), of the very weights that are then trained. All
-methods of a seed have the same initial weights and see the same batches in the same order. Training: SGD 0.1 with
-momentum 0.9, batch 100, weight decay 5e-4, 54,000 images. Nothing is chosen by the test images: the weights of the last
-step count. What choosing the best of 20 evaluations by the test images would have reported is printed beside it
-("best of 20"), because some published numbers are of that kind.
+methods of a seed have the same initial weights and see the same batches in the same order. The defaults: weights from
+N(0, 2 / fan_in), SGD 0.1 with momentum 0.9, batch 100, weight decay 5e-4, 54,000 images. Nothing is chosen by the test
+images: the weights of the last step count. What choosing the best of 20 evaluations by the test images would have
+reported is printed beside it ("best of 20"), because some published numbers are of that kind.
 
     python benchmarks/snip.py --data-dir DIR
     python benchmarks/snip.py --data-dir DIR --network lenet5 --sparsities 0.95 0.98 0.99 --epochs 6
     python benchmarks/snip.py --data-dir DIR --methods SNIP --sparsities 0.98 --epochs 120 --rate steps
+    python benchmarks/snip.py --data-dir DIR --methods SNIP --sparsities 0.95 --part validation --lr 0.3
     python benchmarks/snip.py --data-dir DIR --seeds 1 --epochs 1 --sparsities 0.98
 """
 
@@ -59,9 +60,9 @@ def images(part: Part) -> Images:
     return Images(x, y)
 
 
-def network(name: str, seed: int) -> nn.Module:
+def network(name: str, scale: float, seed: int) -> nn.Module:
     model = sw.models.lenet_300_100() if name == "lenet300" else sw.models.lenet5_caffe()
-    VarianceScaling()(model, {}, torch.Generator().manual_seed(seed))
+    VarianceScaling(scale)(model, {}, torch.Generator().manual_seed(seed))
     for parameter in model.parameters():
         if parameter.dim() == 4:  # convolutions are a third faster so
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -87,9 +88,9 @@ def error(model: nn.Module, data: Images) -> float:
 def trained(
     model: nn.Module, masks: sw.Masks, data: tuple[Images, Images], seed: int, how: argparse.Namespace
 ) -> list[float]:
-    """The test errors at 20 moments of the training, the last at its end."""
+    """The errors on `data[1]` at 20 moments of the training, the last at its end."""
     train, test = data
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=how.lr, momentum=0.9, weight_decay=how.weight_decay)
     steps, step, found = how.epochs * (len(train.x) // BATCH), 0, []
     moments = {round(steps * (i + 1) / 20) for i in range(20)}
     generator = torch.Generator().manual_seed(seed)
@@ -98,7 +99,7 @@ def trained(
             for x, y in train.batches(generator):
                 model.train()
                 for group in optimizer.param_groups:
-                    group["lr"] = 0.1 * rate(how.rate, step, steps)
+                    group["lr"] = how.lr * rate(how.rate, step, steps)
                 optimizer.zero_grad()
                 F.cross_entropy(model(x), y).backward()
                 optimizer.step()
@@ -140,23 +141,28 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--rate", choices=("cosine", "steps"), default="cosine", help="steps: x 0.1 every 25,000")
     parser.add_argument("--score-batches", type=int, default=1)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--weight-decay", type=float, default=5e-4)
+    parser.add_argument("--init-scale", type=float, default=2.0, help="of the weights' variance, scale / fan_in")
+    parser.add_argument("--part", choices=("test", "validation"), default="test", help="whose errors are printed")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     split = sw.data.mnist(options.data_dir, validation=6000)
-    data, began = (images(split.train), images(split.test.open())), time.perf_counter()
+    measured = split.test.open() if options.part == "test" else split.validation
+    data, began = (images(split.train), images(measured)), time.perf_counter()
     rows: dict[tuple[str, float], list[list[float]]] = {}
     for seed in range(1, options.seeds + 1):
         for method in options.methods:
             for sparsity in [0.0] if method == "dense" else options.sparsities:
-                model = network(options.network, seed)
+                model = network(options.network, options.init_scale, seed)
                 masks = pruned(model, method, sparsity, data[0], seed, options.score_batches)
                 rows.setdefault((method, sparsity), []).append(trained(model, masks, data, seed, options))
                 kept = {name.rsplit(".", 1)[0]: int(mask.sum()) for name, mask in masks.items()}
                 last = rows[method, sparsity][-1][-1]
                 print(f"# seed {seed}, {method} {sparsity:g}: error {last:.2f}, kept {kept}", flush=True)
     print(f"\n`python {' '.join(sys.argv)}`: {time.perf_counter() - began:.0f} s, PyTorch {torch.__version__}\n")
-    print("| method | sparsity [%] | test error [%] | best of 20 [%] |\n|---|---:|---:|---:|")
+    print(f"| method | sparsity [%] | {options.part} error [%] | best of 20 [%] |\n|---|---:|---:|---:|")
     for (method, sparsity), runs in rows.items():
         print(f"| {method} | {100 * sparsity:g} | {shown([r[-1] for r in runs])} | {shown([min(r) for r in runs])} |")
 
