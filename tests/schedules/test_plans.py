@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sparsewood import schedules
 from sparsewood.errors import SparsewoodError
 from sparsewood.schedules import (
+    Alternating,
     Cubic,
     Event,
     Exponential,
@@ -31,6 +32,7 @@ from sparsewood.testing import check_schedule
 from sparsewood.types import Compression, Count, Density, Remaining, Sparsity, Threshold
 
 EXAMPLES: dict[str, list[Schedule]] = {
+    "Alternating": [Alternating(0.9), Alternating(0.0)],
     "Cubic": [Cubic(0.9), Cubic(0.9, initial=0.2), Cubic(1.0), Cubic(0.0), Cubic(0.3, initial=0.3)],
     "Exponential": [Exponential(0.9), Exponential(0.0), Exponential(1e-16), Exponential(1 - 1e-12)],
     "Geometric": [Geometric(0.2), Geometric(0.0), Geometric(1.0)],
@@ -366,6 +368,24 @@ def test_soft_events_are_hard_at_the_end() -> None:
     )
     each = Soft(RoundRobin((("a", 0.2, 0.1), ("b", 0.1, 0.1))))(3)
     assert [(event.layers, event.regrow) for event in each] == [(("a",), True), (("b",), False), (("a",), False)]
+
+
+def test_004_36_phases_alternate_and_end_sparse() -> None:
+    """AC/DC: whatever the number of rounds, the last phase is sparse and holds."""
+    sparse, dense = Event(0, Sparsity(0.9)), Event(0, Density(1.0), regrow=True)
+    for rounds in (1, 2, 5):
+        plan = Alternating(0.9)(rounds)
+        assert [replace(event, step=0) for event in plan] == [
+            dense,
+            sparse,
+            dense,
+            sparse,
+            dense,
+            sparse,
+            dense,
+            sparse,
+        ][-rounds:]
+        assert [event.step for event in plan] == list(range(rounds))
 
 
 def test_soft_shares_of_what_remains_would_never_add_up() -> None:

@@ -2,6 +2,17 @@
 
 from sparsewood.masks.apply import apply_masks, masked, not_held, resolve
 from sparsewood.masks.enforce import Keeper, enforce
+from sparsewood.masks.soft import SoftKeeper, soften
 from sparsewood.masks.state_dict import masks_from_state_dict
 
-__all__ = ["Keeper", "apply_masks", "enforce", "masked", "masks_from_state_dict", "not_held", "resolve"]
+__all__ = [
+    "Keeper",
+    "SoftKeeper",
+    "apply_masks",
+    "enforce",
+    "masked",
+    "masks_from_state_dict",
+    "not_held",
+    "resolve",
+    "soften",
+]

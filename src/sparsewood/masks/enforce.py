@@ -116,7 +116,7 @@ class Keeper:
     def _take(self, masks: Mapping[str, Tensor]) -> None:
         checked = as_masks(masks)
         resolved = resolve(self._model, checked)
-        _require_managed(resolved, self._optimizer)
+        require_managed(resolved, self._optimizer)
         self._masks = checked
         # On its parameter's device a mask that is not sharded is the one given, no copy.
         self._resolved = [(name, owner, shard(mask, owner)) for name, owner, mask in resolved if not mask.all()]
@@ -140,7 +140,8 @@ def _moments(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:
             yield value
 
 
-def _require_managed(resolved: Resolved, optimizer: Optimizer) -> None:
+def require_managed(resolved: Resolved, optimizer: Optimizer) -> None:
+    """Raise `SparsewoodError` if the optimizer updates none of the parameters."""
     managed = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if resolved and not any(id(parameter) in managed for _, parameter, _ in resolved):
         names = ", ".join(repr(name) for name, _, _ in resolved[:3]) + (", ..." if len(resolved) > 3 else "")

@@ -9,9 +9,9 @@ from itertools import zip_longest
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.schedules.plans import Event, Plan, Schedule, require_rounds
-from sparsewood.types import Remaining, Sparsity
+from sparsewood.types import Density, Remaining, Sparsity
 
-__all__ = ["RoundRobin", "Soft"]
+__all__ = ["Alternating", "RoundRobin", "Soft"]
 
 Target = tuple[str, float, float]
 
@@ -117,3 +117,31 @@ class Soft(Schedule):
             )
         last = {event.layers: event.step for event in plan}  # the last event of each group of layers holds
         return tuple(replace(event, regrow=event.step < last[event.layers]) for event in plan)
+
+
+@dataclass(frozen=True)
+class Alternating(Schedule):
+    """Sparse and dense phases in turn, ending sparse (AC/DC): each round begins the next phase.
+
+        round i of n:  prune to sparsity `final` if n - 1 - i is even, else give all weights back
+
+    In a dense phase nothing is removed and everything learns; what was removed begins at 0 again. Each sparse phase
+    chooses anew among all weights, and the last one holds. In units of epochs or steps `every` is the length of a
+    phase, and the dense training before `start` the paper's warm-up.
+
+    Source: Peste et al. 2021, "AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural Networks",
+    https://arxiv.org/abs/2106.12379.
+
+    >>> [(event.step, event.amount, event.regrow) for event in Alternating(0.9)(3)]  # doctest: +NORMALIZE_WHITESPACE
+    [(0, Sparsity(fraction=0.9), False), (1, Density(fraction=1.0), True), (2, Sparsity(fraction=0.9), False)]
+    """
+
+    final: float
+
+    def __post_init__(self) -> None:
+        Sparsity(self.final)
+
+    def __call__(self, rounds: int) -> Plan:
+        require_rounds(rounds)
+        sparse, dense = Sparsity(self.final), Density(1.0)
+        return tuple(Event(i, dense, regrow=True) if (rounds - 1 - i) % 2 else Event(i, sparse) for i in range(rounds))

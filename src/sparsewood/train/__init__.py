@@ -1,11 +1,13 @@
 """Training: one loop for dense networks, fine-tuning and pruning while training, and settings as plain values."""
 
 from sparsewood.train.devices import make_fabric
+from sparsewood.train.dynamic import DynamicPruner
 from sparsewood.train.history import Epoch, Fitted, History, Progress
 from sparsewood.train.logs import CsvLog, Log, Logs, TensorBoardLog
 from sparsewood.train.loop import fit
 from sparsewood.train.loss import Teacher
 from sparsewood.train.optimizers import SGD, Adam, AdamW, OptimizerSettings
+from sparsewood.train.penalizing import Penalizer, penalize
 from sparsewood.train.protocols import Batches, InTraining, PrunerFactory
 from sparsewood.train.pruner import Pruner
 from sparsewood.train.rates import (
@@ -30,6 +32,7 @@ __all__ = [
     "Cosine",
     "CosineRestarts",
     "CsvLog",
+    "DynamicPruner",
     "Epoch",
     "Fitted",
     "History",
@@ -39,6 +42,7 @@ __all__ = [
     "MultiStep",
     "OneCycle",
     "OptimizerSettings",
+    "Penalizer",
     "Piecewise",
     "Progress",
     "Pruner",
@@ -51,4 +55,5 @@ __all__ = [
     "Warmup",
     "fit",
     "make_fabric",
+    "penalize",
 ]

@@ -1,0 +1,274 @@
+"""Masks that change while training, carried out in anybody's training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsewood.algebra import round_half_even
+from sparsewood.allocation.budgets import Layer
+from sparsewood.dynamics.base import Dynamics, Memory, Moment
+from sparsewood.errors import SparsewoodError
+from sparsewood.masks import Keeper, SoftKeeper, enforce, not_held, soften
+from sparsewood.parameters import Entry, Selectors, choose
+from sparsewood.seeds import generator_for
+from sparsewood.train.pruner import MASK, State, innermost_optimizer
+from sparsewood.types import Masks
+
+__all__ = ["DynamicPruner"]
+
+DENSE, MEMORY = "dense/", "memory/"
+
+
+class DynamicPruner:
+    """Carries out `dynamics` while somebody else trains `model`: one call after every step, and one at the end.
+
+    The first masks are in force when it is made. After step t of the training (counted from 1) masks are updated in
+    the `step()` that ends it, if t is one of `dynamics.times(steps)`. What is masked is exactly zero whenever the model
+    is looked at, also where masked weights go on learning (see `masks.soften`).
+
+    Args:
+        optimizer: a PyTorch optimizer, or one that accelerate, Fabric or Lightning wrapped around it.
+        steps: how many optimizer steps the training has.
+        include, exclude, protect_classifier: the parameters, as in `prune`.
+        seed: for what is random; the update after step t draws from `derive(seed, "dynamics", t)`.
+        state: what `state()` returned, to go on from there. Needed if the weights of then are loaded before this is made.
+
+    `step()` counts calls: a step that a `GradScaler` skipped counts. With gradients accumulated over several backward
+    passes, those that the optimizer sees are read. Sharded parameters are not supported.
+
+    Raises `SparsewoodError` for parameters that cannot be masked, and if no update falls into the training.
+
+    >>> from sparsewood.dynamics import RigL
+    >>> model = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 2))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    >>> pruner = DynamicPruner(model, optimizer, RigL(0.5, every=2), steps=8)
+    >>> for _ in range(8):
+    ...     optimizer.zero_grad()
+    ...     model(torch.ones(1, 4)).sum().backward()
+    ...     optimizer.step()
+    ...     pruner.step()
+    >>> pruner.finish().sparsity
+    0.5
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        dynamics: Dynamics,
+        *,
+        steps: int,
+        include: Selectors | None = None,
+        exclude: Selectors | None = None,
+        protect_classifier: bool = True,
+        seed: int = 0,
+        state: State | None = None,
+    ) -> None:
+        if not isinstance(dynamics, Dynamics):
+            raise SparsewoodError(f"DynamicPruner needs dynamics, for example RigL(0.9). Got {dynamics!r:.80}.")
+        self._model, self._dynamics, self._all_steps, self._seed = model, dynamics, steps, seed
+        self._times = dynamics.times(steps)
+        chosen = choose(model, include=include, exclude=exclude, protect_classifier=protect_classifier)
+        self._owners = {entry.name: entry.parameter for entry in chosen}
+        self._layers = tuple(_layer(entry) for entry in chosen)
+        self._steps, self._finished = 0, False
+        self._gradients: dict[str, Tensor] = {}
+        self._memory: Memory = {}
+        self._keeper: Keeper | SoftKeeper | None = None
+        weights = {name: owner.detach() for name, owner in self._owners.items()}
+        # With a state the weights may be those of then already, of which the first masks would clear some.
+        masks = dynamics.first(self._moment({}, weights)) if state is None else _part(state[0], MASK)
+        inner = innermost_optimizer(optimizer)
+        # Before the keeper's, so that gradients are read as the backward pass left them.
+        self._handle = inner.register_step_pre_hook(self._before_step)
+        try:
+            self._keeper = _keeper(model, masks, inner, dynamics.masked_learn)
+            self._memory = dynamics.remembered(self._moment(self._keeper.masks, self._weights()))
+            if state is not None:
+                self.load(*state)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def masks(self) -> Masks:
+        """The masks in force."""
+        assert self._keeper is not None
+        return self._keeper.masks
+
+    @property
+    def sparsity(self) -> float:
+        """The removed share of the parameters that have masks."""
+        return self.masks.sparsity
+
+    @property
+    def steps(self) -> int:
+        """How many training steps were done."""
+        return self._steps
+
+    @property
+    def done(self) -> bool:
+        """Whether all updates have taken place."""
+        return self._steps >= self._times[-1]
+
+    def step(self) -> None:
+        """Call this after every optimizer step: updates the masks if it is time.
+
+        Raises `SparsewoodError` if the pruner was finished, if zeros did not hold, or if a gradient is missing.
+        """
+        self._require_open()
+        self._steps += 1
+        if self._steps not in self._times:
+            return
+        self._require_zeros()
+        if self._dynamics.reads_gradients:
+            self._require_gradients()
+        assert self._keeper is not None
+        masks = self._dynamics.update(self._moment(self.masks, self._weights()))
+        self._keeper.masks = Masks.adopt(dict(masks))
+        self._gradients = {}
+
+    def finish(self) -> Masks:
+        """Check that all was done, the target was hit and zeros hold; end it, and return the final masks.
+
+        Raises `SparsewoodError` if the training was too short, or naming the parameter whose zeros did not hold.
+        Further calls return the masks again.
+        """
+        if not self._finished:
+            self._require_done()
+            self._require_zeros()
+            self._require_target()
+            self.close()
+        return self.masks
+
+    def close(self) -> None:
+        """End it without any check, as after an error. What is masked stays zero until somebody trains it."""
+        self._finished = True
+        self._handle.remove()
+        if self._keeper is not None:
+            self._keeper.remove()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What to save with the weights, so that a later pruner goes on from here: tensors and JSON values.
+
+        Tensors are "mask/<parameter>", "dense/<parameter>" where masked weights go on learning, and
+        "memory/<what>/<parameter>". Raises `SparsewoodError` if the zeros do not hold.
+        """
+        self._require_zeros()
+        tensors = {f"{MASK}{name}": mask.to("cpu", copy=True) for name, mask in self.masks.items()}
+        if isinstance(self._keeper, SoftKeeper) and not self._finished:
+            tensors |= {f"{DENSE}{name}": weight.to("cpu") for name, weight in self._keeper.dense.items()}
+        for what, by_name in self._memory.items():
+            tensors |= {f"{MEMORY}{what}/{name}": tensor.to("cpu", copy=True) for name, tensor in by_name.items()}
+        return tensors, {"step": self._steps, **self._identity()}
+
+    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Go on from what `state()` returned, before or after the weights of then are loaded into the model.
+
+        Raises `SparsewoodError` for the state of other dynamics, another length of training or another seed.
+        """
+        self._require_open()
+        for what, expected in self._identity().items():
+            if values.get(what) != expected:
+                raise SparsewoodError(
+                    f"DynamicPruner: the saved state is of another training: its {what} is {values.get(what)!r}, here "
+                    f"it is {expected!r}. Use the settings that it was saved with, or start anew."
+                )
+        assert self._keeper is not None
+        self._keeper.masks = Masks(_part(tensors, MASK))
+        if isinstance(self._keeper, SoftKeeper):
+            self._keeper.dense = _part(tensors, DENSE)
+        for what, by_name in self._memory.items():
+            saved = _part(tensors, f"{MEMORY}{what}/")
+            self._memory[what] = {name: saved[name].to(now.device, copy=True) for name, now in by_name.items()}
+        self._steps = values["step"]
+
+    def __repr__(self) -> str:
+        return f"DynamicPruner({self._dynamics}, {self._steps} of {self._all_steps} steps done, {self.masks})"
+
+    def _moment(self, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Moment:
+        generator = generator_for(self._seed, "dynamics", self._steps)
+        return Moment(
+            self._steps, self._all_steps, self._layers, weights, masks, generator, self._gradients, self._memory
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
+        if isinstance(self._keeper, SoftKeeper):
+            return self._keeper.dense
+        return {name: owner.detach() for name, owner in self._owners.items()}
+
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
+        needed = self._dynamics.reads_gradients and self._steps + 1 in self._times
+        if not needed and not self._dynamics.observes:
+            return
+        with torch.no_grad():
+            grads = {name: owner.grad for name, owner in self._owners.items()}
+            self._gradients = {
+                name: torch.zeros_like(self._owners[name]) if grad is None else grad.clone()
+                for name, grad in grads.items()
+            }
+            if self._dynamics.observes:
+                self._memory = self._dynamics.observe(self._moment(self.masks, self._weights()))
+                self._gradients = {}
+
+    def _identity(self) -> dict[str, Any]:
+        return {"dynamics": repr(self._dynamics), "steps": self._all_steps, "seed": self._seed}
+
+    def _require_open(self) -> None:
+        if self._finished:
+            raise SparsewoodError("This pruner was finished. Make a new one for further training.")
+
+    def _require_gradients(self) -> None:
+        if not self._gradients:
+            raise SparsewoodError(
+                f"DynamicPruner: {self._dynamics} reads the gradients of step {self._steps}, but the optimizer did not "
+                "step. Call optimizer.step() before step()."
+            )
+
+    def _require_done(self) -> None:
+        if not self.done:
+            raise SparsewoodError(
+                f"DynamicPruner: the last update is after step {self._times[-1]} of {self._all_steps}, and only "
+                f"{self._steps} steps were done, each with a call of step(). Train on, or pass the right steps=..."
+            )
+
+    def _require_zeros(self) -> None:
+        found = not_held(self._model, self.masks)
+        if found is not None:
+            name, alive, removed = found
+            raise SparsewoodError(
+                f"DynamicPruner: {alive} of {removed} masked entries of {name!r} are not zero at step {self._steps}. "
+                "Something other than steps of the given optimizer wrote to it: another optimizer, load_state_dict, or "
+                "code that put another parameter in its place."
+            )
+
+    def _require_target(self) -> None:
+        target = self._dynamics.target
+        if target is not None and self.masks.removed != round_half_even(target * self.masks.total):
+            raise SparsewoodError(
+                f"DynamicPruner: {self._dynamics} ended with {self.masks.removed:,} of {self.masks.total:,} weights "
+                f"removed, expected {round_half_even(target * self.masks.total):,}. Its update() must hit its target."
+            )
+
+
+def _keeper(
+    model: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer, masked_learn: Literal["all", "kept"] | None
+) -> Keeper | SoftKeeper:
+    given = Masks.adopt(dict(masks))
+    if masked_learn is None:
+        return enforce(model, given, optimizer)
+    return soften(model, given, optimizer, gradient=masked_learn)
+
+
+def _layer(entry: Entry) -> Layer:
+    units = entry.parameter.numel()
+    return Layer(entry.name, entry.aliases, tuple(entry.parameter.shape), units, min(1, units), type(entry.module))
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
