@@ -111,6 +111,8 @@ def fit(
         seed_start(seed, device)
         pruner = None if during is None else during(model, optimizer, span.per_epoch)
         position = Position(model, optimizer, pruner, Selection(training.select == "best"), Meter(device), span.first)
+        if stepper.penalizer is not None:
+            stepper.penalizer.steps, position.penalizer = span.first, stepper.penalizer
         if state is not None:
             position.go_on(state)
         elif optimizer_state is not None:

@@ -14,12 +14,13 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.state import TrainingState, capture, restore
 from sparsewood.train.history import Epoch
 from sparsewood.train.meter import Meter
+from sparsewood.train.penalizing import Penalizer
 from sparsewood.train.protocols import InTraining
 from sparsewood.train.selection import Selection
 
 __all__ = ["Position", "require_finite", "share_buffers"]
 
-BEST, PRUNER = "best", "pruner"
+BEST, PRUNER, PENALTY = "best", "pruner", "penalty"
 
 
 @dataclass
@@ -33,12 +34,15 @@ class Position:
     meter: Meter
     step: int
     epochs: list[Epoch] = field(default_factory=list)
+    penalizer: Penalizer | None = None
 
     def capture(self) -> TrainingState:
         """A copy to go on from. Every process must call it, after reading the meter; the result is the same in each."""
         tensors, values = ({}, {}) if self.pruner is None else self.pruner.state()
         extra = {f"{BEST}/{name}": tensor for name, tensor in self.selection.tensors().items()}
         extra |= {f"{PRUNER}/{name}": tensor for name, tensor in tensors.items()}
+        if self.penalizer is not None:
+            extra |= {f"{PENALTY}/{name}": tensor for name, tensor in self.penalizer.state().items()}
         own = {
             "history": [epoch.values() for epoch in self.epochs],
             "selection": self.selection.values(),
@@ -58,6 +62,8 @@ class Position:
         restore(state, self.model, self.optimizer)
         if self.pruner is not None:
             self.pruner.load(state.part(PRUNER), state.values[PRUNER])
+        if self.penalizer is not None:
+            self.penalizer.load(state.part(PENALTY), state.step)
         self.selection.load(state.part(BEST), state.values["selection"])
         self.meter.load(state.values["meter"])
         self.epochs = [Epoch.of(values) for values in state.values["history"]]

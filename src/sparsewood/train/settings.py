@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sparsewood.errors import SparsewoodError
+from sparsewood.penalties import Penalty
 from sparsewood.train.optimizers import SGD, OptimizerSettings
 from sparsewood.train.rates import Cosine, Rate
 
@@ -30,6 +31,7 @@ class Training:
         select: which weights stay: "best", those of the epoch with the highest validation accuracy (the first of
             equals), or "last".
         patience: stop after so many epochs in a row without a better validation accuracy; None never does.
+        penalty: is added to the loss, see `sparsewood.penalties`; the losses that are told are without it.
 
     Raises `SparsewoodError` for values that mean nothing.
 
@@ -47,6 +49,7 @@ class Training:
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     select: Literal["best", "last"] = "best"
     patience: int | None = None
+    penalty: Penalty | None = None
 
     def __post_init__(self) -> None:
         _whole("epochs", self.epochs, 0)
@@ -67,6 +70,8 @@ class Training:
             raise _wrong("select", f"one of {', '.join(SELECTIONS)}", self.select)
         if self.patience is not None:
             _whole("patience", self.patience, 1)
+        if self.penalty is not None and not isinstance(self.penalty, Penalty):
+            raise _wrong("penalty", "None or a penalty such as ScaleL1()", self.penalty)
 
 
 def _number(value: object) -> bool:

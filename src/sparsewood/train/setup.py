@@ -14,6 +14,7 @@ from sparsewood.recovery.distill import Distillation
 from sparsewood.state import TrainingState
 from sparsewood.train.devices import make_fabric
 from sparsewood.train.loss import Objective, Teacher
+from sparsewood.train.penalizing import Penalizer
 from sparsewood.train.protocols import Batches, Loss
 from sparsewood.train.settings import Training
 from sparsewood.train.step import Stepper, teacher_in
@@ -50,7 +51,10 @@ def stepper_for(
     distillation = None if teacher is None else Distillation(teacher[1], teacher[2])
     objective = Objective(loss, training.label_smoothing, distillation)
     taught = teacher_in(fabric, teacher)
-    return Stepper(model, module, optimizer, outer, training, objective, taught, fabric, seed, checked=loss is not None)
+    penalizer = None if training.penalty is None else Penalizer(model, training.penalty, optimizer)
+    return Stepper(
+        model, module, optimizer, outer, training, objective, taught, fabric, seed, loss is not None, penalizer
+    )
 
 
 def _fabric(model: nn.Module, training: Training, fabric: Fabric | None) -> Fabric:

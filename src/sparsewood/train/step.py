@@ -15,6 +15,7 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import arguments, call, describe, map_tensors
 from sparsewood.train.loss import Objective, Teacher, mixed, require_logits
 from sparsewood.train.meter import Answers, Batch
+from sparsewood.train.penalizing import Penalizer
 from sparsewood.train.randomness import seed_step
 from sparsewood.train.settings import Training
 from sparsewood.train.validation import InPrecision
@@ -39,6 +40,7 @@ class Stepper:
     fabric: Fabric
     seed: int
     checked: bool
+    penalizer: Penalizer | None = None
     many_classes: bool = False  # more than five
 
     def forward(self, batch: Any, step: int, where: str) -> tuple[Tensor, Batch]:
@@ -49,6 +51,8 @@ class Stepper:
         size = _size(labels, where)
         if size == 0:
             return self._nothing(inputs, where)
+        if self.penalizer is not None:
+            self.penalizer.prepare(inputs)
         mix = None
         if self.training.mixup:
             inputs, mix = mixed(inputs, labels, self.training.mixup)
@@ -80,6 +84,10 @@ class Stepper:
             loss = loss * (world() * size / everywhere)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
+        if self.penalizer is not None:
+            # Not by its hook, so that the norm to clip by is that of the whole gradient.
+            self.penalizer.add()
+            self.penalizer.steps += 1
         if self.training.clip_norm is not None:
             # Without error_if_nonfinite the device need not be waited for; the loss is looked at anyway.
             self.fabric.clip_gradients(
