@@ -67,7 +67,7 @@ def test_what_cannot_be_is_refused() -> None:
         (lambda: SET(1.5), "Sparsity"),
         (lambda: RigL(0.5, drop=0.0), "drop must be"),
         (lambda: RigL(0.5, allocation=0.3), "allocation must be"),  # type: ignore[arg-type]
-        (lambda: Splicing(), "s or sparsity, one of them"),
+        (Splicing, "s or sparsity, one of them"),
         (lambda: Splicing(s=1.0, sparsity=0.5), "s or sparsity, one of them"),
         (lambda: Splicing(s=1.0, lower=1.2), "lower <= upper"),
         (lambda: Splicing(s=1.0, decay=-1.0), "at least 0"),

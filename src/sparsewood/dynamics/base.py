@@ -78,7 +78,7 @@ class Dynamics(ABC):
             )
         self.require()
 
-    def require(self) -> None:
+    def require(self) -> None:  # noqa: B027 (most rules have nothing to refuse)
         """Raise `SparsewoodError` for fields of the rule that cannot be."""
 
     @property

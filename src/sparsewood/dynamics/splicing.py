@@ -33,7 +33,9 @@ class Splicing(Dynamics):
     w are the dense weights, which all go on learning by the gradient at the masked network. With a `decay` above 0
     update t takes place with probability (1 + decay t)^-power, t in steps, so that the masks settle.
 
-    No layer is emptied: its largest weight stays. How much goes in the end cannot be told from `s`. With `sparsity` instead, s is found anew in every update, one for
+    No layer is emptied: its largest weight stays.
+
+    How much goes in the end cannot be told from `s`. With `sparsity` instead, s is found anew in every update, one for
     all layers, so that exactly Cubic(sparsity) of the weights go: with u = |w| / lower for kept weights and |w| / upper
     for others, the rule above is mask = 1 where u >= base, so the weights with the largest (u - mean) / std stay. The
     last update always takes place, and hits the target.

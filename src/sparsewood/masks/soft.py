@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
@@ -47,6 +46,7 @@ def soften(
     https://arxiv.org/abs/1308.3432; for masks Guo et al. 2016, "Dynamic Network Surgery",
     https://arxiv.org/abs/1608.04493.
 
+    >>> import torch
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, 2.0]]))
     >>> optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)

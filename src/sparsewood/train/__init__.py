@@ -7,7 +7,6 @@ from sparsewood.train.logs import CsvLog, Log, Logs, TensorBoardLog
 from sparsewood.train.loop import fit
 from sparsewood.train.loss import Teacher
 from sparsewood.train.optimizers import SGD, Adam, AdamW, OptimizerSettings
-from sparsewood.train.penalizing import Penalizer, penalize
 from sparsewood.train.protocols import Batches, InTraining, PrunerFactory
 from sparsewood.train.pruner import Pruner
 from sparsewood.train.rates import (
@@ -42,7 +41,6 @@ __all__ = [
     "MultiStep",
     "OneCycle",
     "OptimizerSettings",
-    "Penalizer",
     "Piecewise",
     "Progress",
     "Pruner",
@@ -55,5 +53,4 @@ __all__ = [
     "Warmup",
     "fit",
     "make_fabric",
-    "penalize",
 ]

@@ -36,7 +36,7 @@ class DynamicPruner:
         steps: how many optimizer steps the training has.
         include, exclude, protect_classifier: the parameters, as in `prune`.
         seed: for what is random; the update after step t draws from `derive(seed, "dynamics", t)`.
-        state: what `state()` returned, to go on from there. Needed if the weights of then are loaded before this is made.
+        state: what `state()` returned, to go on from there; needed where the weights of then are loaded already.
 
     `step()` counts calls: a step that a `GradScaler` skipped counts. With gradients accumulated over several backward
     passes, those that the optimizer sees are read. Sharded parameters are not supported.
