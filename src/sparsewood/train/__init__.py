@@ -7,6 +7,7 @@ from sparsewood.train.logs import CsvLog, Log, Logs, TensorBoardLog
 from sparsewood.train.loop import fit
 from sparsewood.train.loss import Teacher
 from sparsewood.train.optimizers import SGD, Adam, AdamW, OptimizerSettings
+from sparsewood.train.penalizing import Penalizer, penalize
 from sparsewood.train.protocols import Batches, InTraining, PrunerFactory
 from sparsewood.train.pruner import Pruner
 from sparsewood.train.rates import (
@@ -41,6 +42,7 @@ __all__ = [
     "MultiStep",
     "OneCycle",
     "OptimizerSettings",
+    "Penalizer",
     "Piecewise",
     "Progress",
     "Pruner",
@@ -53,4 +55,5 @@ __all__ = [
     "Warmup",
     "fit",
     "make_fabric",
+    "penalize",
 ]
