@@ -1,0 +1,128 @@
+"""Masks that change while training: LeNet-300-100 on MNIST at two sparsities, by nine methods.
+
+Those that start dense (AGP, splicing, straight-through, movement, AC/DC, one-shot magnitude) go on from one network
+trained for `--epochs`, and train for `--epochs` more; SET, RigL and random masks train from the initial weights for
+both together, so that all train equally long. SGD with momentum 0.9, batch 100, weight decay 5e-4, learning rate 0.1, cosine
+in each part; all weights compete but those of the last layer. The weights of the last step count, and nothing is chosen
+by the test images.
+
+    python benchmarks/during_training.py --data-dir DIR
+    python benchmarks/during_training.py --data-dir DIR --seeds 1 --epochs 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from snip import BATCH, Images, error, images, network, rate
+from torch import nn
+from torch.nn import functional as F
+
+import sparsewood as sw
+from sparsewood.dynamics import SET, Movement, RigL, Splicing, StraightThrough
+from sparsewood.dynamics.base import Dynamics
+from sparsewood.schedules import Alternating, Cubic, OneShot
+from sparsewood.train import DynamicPruner
+
+Start = Callable[[nn.Module, torch.optim.Optimizer, int, float], Any]
+
+
+def scheduled(schedule: sw.schedules.Cubic | Alternating | OneShot, rounds: int, share: float = 0.75) -> Start:
+    """A schedule over the first `share` of the training."""
+
+    def start(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, _: float) -> Any:
+        pruning = sw.Pruning(schedule=schedule, rounds=rounds, unit="step", every=max(1, round(share * steps / rounds)))
+        return sw.Pruner(model, optimizer, pruning)
+
+    return start
+
+
+def dynamic(rule: Callable[[float], Dynamics]) -> Start:
+    return lambda model, optimizer, steps, sparsity: DynamicPruner(model, optimizer, rule(sparsity), steps=steps)
+
+
+def methods(sparsity: float) -> dict[str, tuple[bool, Start]]:
+    """Whether it goes on from the dense network, and what prunes."""
+    random = sw.Pruning(criterion=sw.Random(), schedule=OneShot(sparsity), unit="step")
+    return {
+        "AGP": (True, scheduled(Cubic(sparsity), 30)),
+        "splicing": (True, dynamic(lambda s: Splicing(sparsity=s, every=50))),
+        "straight-through": (True, dynamic(lambda s: StraightThrough(curve=Cubic(s), every=50))),
+        "movement": (True, dynamic(lambda s: Movement(curve=Cubic(s), every=50))),
+        "AC/DC": (True, scheduled(Alternating(sparsity), 7)),
+        "one-shot magnitude": (True, scheduled(OneShot(sparsity), 1)),
+        "RigL": (False, dynamic(RigL)),
+        "SET": (False, dynamic(SET)),
+        "random": (False, lambda model, optimizer, *_: sw.Pruner(model, optimizer, random)),
+    }
+
+
+def train(model: nn.Module, data: Images, seed: int, epochs: int, start: Start | None, sparsity: float) -> sw.Masks:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    steps, step, generator = epochs * (len(data.x) // BATCH), 0, torch.Generator().manual_seed(seed)
+    pruner = None if start is None else start(model, optimizer, steps, sparsity)
+    model.train()
+    for _ in range(epochs):
+        for x, y in data.batches(generator):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 * rate("cosine", step, steps)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            step += 1
+            if pruner is not None:
+                pruner.step()
+    return sw.Masks({}) if pruner is None else pruner.finish()
+
+
+def shown(values: list[float]) -> str:
+    spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", help="where MNIST is; default: SPARSEWOOD_DATA")
+    parser.add_argument("--methods", nargs="+", choices=tuple(methods(0.5)), default=list(methods(0.5)))
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.95, 0.982])
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    split = sw.data.mnist(options.data_dir, validation=6000)
+    data, test, began = images(split.train), images(split.test.open()), time.perf_counter()
+    found: dict[tuple[str, float], list[float]] = {}
+    for seed in range(1, options.seeds + 1):
+        initial = network("lenet300", 2.0, seed)
+        dense = copy.deepcopy(initial)
+        train(dense, data, seed, options.epochs, None, 0)
+        longer = copy.deepcopy(dense)
+        train(longer, data, 100 + seed, options.epochs, None, 0)
+        found.setdefault(("dense", 0.0), []).append(error(longer, test))
+        for sparsity in options.sparsities:
+            for name in options.methods:
+                goes_on, start = methods(sparsity)[name]
+                model = copy.deepcopy(dense if goes_on else initial)
+                epochs, order = (options.epochs, 100 + seed) if goes_on else (2 * options.epochs, seed)
+                masks = train(model, data, order, epochs, start, sparsity)
+                assert sw.masks.not_held(model, masks) is None
+                assert masks.removed == round(sparsity * masks.total)
+                found.setdefault((name, sparsity), []).append(error(model, test))
+                print(f"# seed {seed}, {name} {sparsity:g}: {found[name, sparsity][-1]:.2f}", flush=True)
+    print(f"\n`python {' '.join(sys.argv)}`: {time.perf_counter() - began:.0f} s, PyTorch {torch.__version__}\n")
+    print(f"dense: {shown(found['dense', 0.0])}\n")
+    heads = " | ".join(f"{100 * sparsity:g} %" for sparsity in options.sparsities)
+    print(f"| test error [%] at sparsity | {heads} |\n|---|{'---:|' * len(options.sparsities)}")
+    for name in options.methods:
+        print(f"| {name} | {' | '.join(shown(found[name, sparsity]) for sparsity in options.sparsities)} |")
+
+
+if __name__ == "__main__":
+    main()
