@@ -2,9 +2,9 @@
 
 Those that start dense (AGP, splicing, straight-through, movement, AC/DC, one-shot magnitude) go on from one network
 trained for `--epochs`, and train for `--epochs` more; SET, RigL and random masks train from the initial weights for
-both together, so that all train equally long. SGD with momentum 0.9, batch 100, weight decay 5e-4, learning rate 0.1, cosine
-in each part; all weights compete but those of the last layer. The weights of the last step count, and nothing is chosen
-by the test images.
+both together, so that all train equally long. SGD with momentum 0.9, batch 100, weight decay 5e-4, learning rate 0.1,
+cosine in each part; all weights compete but those of the last layer. The weights of the last step count, and nothing is
+chosen by the test images.
 
     python benchmarks/during_training.py --data-dir DIR
     python benchmarks/during_training.py --data-dir DIR --seeds 1 --epochs 1
