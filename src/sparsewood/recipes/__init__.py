@@ -23,6 +23,7 @@ from sparsewood.recipes.replacing import MeanReplacer, replacing_means, without_
 from sparsewood.recipes.sensitivity_analysis import sensitivity
 from sparsewood.recipes.signal_propagation import prune_with_isometry, uniform_labels
 from sparsewood.recipes.thinet import ThiNet
+from sparsewood.recipes.thresholds import sensitivity_thresholds
 
 __all__ = [
     "Collapse",
@@ -46,6 +47,7 @@ __all__ = [
     "prune_with_isometry",
     "replacing_means",
     "sensitivity",
+    "sensitivity_thresholds",
     "snip",
     "synflow",
     "uniform_labels",
