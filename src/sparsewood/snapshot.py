@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from sparsewood.errors import SparsewoodError, require_model
 
-__all__ = ["untouched"]
+__all__ = ["kernels_with_backward", "untouched"]
 
 
 @contextmanager
@@ -50,6 +50,12 @@ def untouched(model: nn.Module, *, training: bool | None = False, buffers: bool 
         finally:
             for restore in restorers:
                 restore()
+
+
+def kernels_with_backward(model: nn.Module) -> AbstractContextManager[None]:
+    """cuDNN's recurrent layers have no backward pass in eval mode; PyTorch's own do."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
 
 
 def _other_random_state() -> Callable[[], None]:

@@ -209,7 +209,7 @@ class Detached(nn.Module):
     ("model", "data", "options", "message"),
     [
         (nn.Linear(2, 2), [], {}, "no example"),
-        (nn.Linear(2, 2), torch.ones(1, 2), {}, r"Pass \[batch\]"),
+        (nn.Linear(2, 2), torch.ones(1, 2), {}, r"Pass a single batch as \[batch\]"),
         (nn.Linear(2, 2), [{"x": torch.ones(1, 2)}], {}, "Batch 0 must be one floating-point tensor"),
         (nn.Linear(2, 2), [torch.ones(1, 2).long()], {}, r"int64\[1, 2\]"),
         (nn.Linear(2, 2), [torch.ones(1, 3)], {}, "forward of Linear"),

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsewood.batches import require_batches, split_batch
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call, describe, to_model_device
 from sparsewood.masks import masked
 from sparsewood.matrices import as_matrices, matrix_layers
-from sparsewood.snapshot import untouched
+from sparsewood.snapshot import kernels_with_backward, untouched
 
 __all__ = ["SingularValues", "jacobian_contributions", "jacobian_singular_values", "layer_singular_values"]
 
@@ -118,7 +119,8 @@ def jacobian_contributions(
     >>> jacobian_contributions(model, {"1.weight": torch.tensor([[False]])}, [torch.zeros(3, 1)])
     {'1.weight': -4.0}
     """
-    batches = list(data) if isinstance(data, Iterable) and not isinstance(data, Tensor | Mapping | str) else data
+    require_batches(data)
+    batches = list(data)
     before = jacobian_singular_values(model, batches, examples=examples).mean
     return {
         name: jacobian_singular_values(model, batches, masks={name: mask}, examples=examples).mean - before
@@ -129,9 +131,7 @@ def jacobian_contributions(
 @contextmanager
 def _backward_enabled(model: nn.Module) -> Iterator[None]:
     """Inside, gradients of inputs can be had, and parameters need none (`untouched` puts the flags back)."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # cuDNN's have no backward in eval
-    kernels = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not recurrent)
-    with torch.inference_mode(False), torch.enable_grad(), kernels:
+    with torch.inference_mode(False), torch.enable_grad(), kernels_with_backward(model):
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         yield
@@ -141,11 +141,10 @@ def _inputs(data: Iterable[Any], model: nn.Module, examples: int | None) -> Iter
     """The inputs of the batches, on the model's device, as many examples as are wanted."""
     if examples is not None and (isinstance(examples, bool) or not isinstance(examples, int) or examples < 1):
         raise SparsewoodError(f"examples must be a whole number >= 1, or None for all. Got {examples!r}.")
-    if isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable):
-        raise SparsewoodError(f"data must be batches, as a loader or a list. Got {type(data).__name__}. Pass [batch].")
+    require_batches(data)
     left = examples
     for number, batch in enumerate(data):
-        x = batch[0] if isinstance(batch, tuple | list) and 1 <= len(batch) <= 2 else batch
+        x = split_batch(batch, number)[0]
         if not isinstance(x, Tensor) or not x.is_floating_point() or not x.ndim:
             raise SparsewoodError(
                 f"Batch {number} must be one floating-point tensor of inputs, or a pair of it and a target: Jacobians "

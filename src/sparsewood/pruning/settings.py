@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparsewood.allocation import Everywhere, Scope
+from sparsewood.batches import require_batches
 from sparsewood.criteria import Criterion, Magnitude
 from sparsewood.errors import SparsewoodError
 from sparsewood.granularity import NM, Coupled, Element, Granularity
@@ -20,7 +21,6 @@ from sparsewood.pruning.api import DEFAULT_AMOUNT, prune
 from sparsewood.recovery import FineTune, Recovery
 from sparsewood.schedules import Event, OneShot, Plan, Schedule, require_plan, spaced
 from sparsewood.statistics import Loss, Statistic
-from sparsewood.statistics.collect import require_batches
 from sparsewood.types import Masks, Statistics
 from sparsewood.unit_criteria.base import UnitCriterion
 

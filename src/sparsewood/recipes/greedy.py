@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparsewood.batches import require_batches, split_batch
 from sparsewood.errors import SparsewoodError
 from sparsewood.masks import apply_masks, not_held
 from sparsewood.recipes.replacing import with_new_biases
@@ -18,7 +19,6 @@ from sparsewood.shrinking.folding import fold_means
 from sparsewood.shrinking.lifting import UnitScores, require_scores
 from sparsewood.shrinking.unit_masks import Measured, prune_units, units_left
 from sparsewood.statistics import Loss
-from sparsewood.statistics.collect import require_batches, split_batch
 from sparsewood.structure import Structure
 from sparsewood.types import Masks
 from sparsewood.unit_criteria import MeanReplacement

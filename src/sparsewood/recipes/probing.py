@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sparsewood.batches import require_batches, split_batch
 from sparsewood.checkpoint import digest
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.files import writable_directory, write_atomically
@@ -27,7 +28,6 @@ from sparsewood.recipes.measurements import (
 )
 from sparsewood.recipes.replacing import with_new_biases, without_units
 from sparsewood.statistics import Loss
-from sparsewood.statistics.collect import require_batches, split_batch
 from sparsewood.structure import Structure
 from sparsewood.units.tracing import structure_of
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparsewood.batches import split_batch
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.masks import apply_masks
 from sparsewood.parameters import entries
 from sparsewood.shrinking.copies import duplicate
 from sparsewood.shrinking.folding import fold_means
-from sparsewood.statistics.collect import split_batch
 from sparsewood.structure import Structure
 from sparsewood.types import Masks
 from sparsewood.units import ActivationMean, UnitStatistics, collect_units

@@ -10,6 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
+from sparsewood.batches import require_batches
 from sparsewood.criteria import Criterion, Magnitude
 from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.granularity import Channel, Element, Filter, Granularity
@@ -22,7 +23,6 @@ from sparsewood.recipes.sensitivity_rows import Rows
 from sparsewood.report.sensitivity import Sensitivity
 from sparsewood.snapshot import untouched
 from sparsewood.statistics import Loss
-from sparsewood.statistics.collect import require_batches
 from sparsewood.types import Masks, Sparsity
 from sparsewood.unit_criteria.base import UnitCriterion
 

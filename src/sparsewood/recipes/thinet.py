@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparsewood.batches import prepared, require_batches, split_batch
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call
 from sparsewood.recovery.patches import batched, draw, patches
 from sparsewood.shrinking.consumers import Consumer, find_consumers, positions
 from sparsewood.snapshot import untouched
 from sparsewood.statistics import Loss
-from sparsewood.statistics.collect import prepared, require_batches, split_batch
 from sparsewood.structure import Group, Structure
 
 __all__ = ["ThiNet"]

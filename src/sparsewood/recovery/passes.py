@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsewood.batches import require_batches, split_batch
 from sparsewood.errors import SparsewoodError
-from sparsewood.inputs import call, describe, to_model_device
+from sparsewood.inputs import call, to_model_device
 
 __all__ = ["Inputs", "call_order", "model_inputs", "run_up_to"]
 
@@ -27,29 +28,15 @@ def model_inputs(data: Iterable[Any]) -> Iterator[Inputs]:
 
     Raises `SparsewoodError` for one batch where batches are expected, and if there is none.
     """
-    if isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable):
-        raise SparsewoodError(
-            f"data must be batches: a DataLoader or a list. Got {type(data).__name__}. Pass a single batch as [batch]."
-        )
+    require_batches(data)
     number = -1
     for number, batch in enumerate(data):
-        yield _inputs_of(batch, number)
+        yield split_batch(batch, number)[0]
     if number < 0:
         raise SparsewoodError(
             "The data are empty: no batch was read. They are read several times, which a generator does not allow: "
             "pass a list or a DataLoader."
         )
-
-
-def _inputs_of(batch: Any, number: int) -> Inputs:
-    if isinstance(batch, Tensor | Mapping):
-        return batch
-    if not isinstance(batch, list | tuple) or len(batch) == 0:
-        raise SparsewoodError(
-            f"Batch {number} must be a tensor, a pair (inputs, target) or a mapping. Got {describe((batch,))}."
-        )
-    inputs = batch[0] if len(batch) <= 2 else tuple(batch[:-1])
-    return tuple(inputs) if isinstance(inputs, list) else inputs
 
 
 def call_order(model: nn.Module, layers: Mapping[str, nn.Module], data: Iterable[Any]) -> dict[str, int]:

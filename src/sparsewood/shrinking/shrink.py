@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.allocation.scopes import Amounts, Everywhere, Scope
+from sparsewood.batches import require_batches, split_batch
 from sparsewood.criteria import Criterion, Magnitude
 from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.inputs import to_model_device
@@ -35,7 +36,6 @@ from sparsewood.shrinking.proof import DoesNotRun
 from sparsewood.shrinking.proving import Proof, Prover, counted
 from sparsewood.shrinking.report import Budgeted, ShrinkReport, Size
 from sparsewood.shrinking.sizes import Sizes
-from sparsewood.statistics.collect import require_batches, split_batch
 from sparsewood.structure import Structure, trace
 from sparsewood.types import AmountLike
 from sparsewood.unit_criteria import reads_images

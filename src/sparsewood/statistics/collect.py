@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from sparsewood.batches import Batch, count_examples, prepared, require_batches, split_batch
 from sparsewood.errors import SparsewoodError, UnknownName
-from sparsewood.inputs import call, describe, map_tensors, refuse_sum, to_model_device
+from sparsewood.inputs import call, describe, map_tensors, refuse_sum
 from sparsewood.parameters import Entry, choose, entries
-from sparsewood.snapshot import untouched
+from sparsewood.snapshot import kernels_with_backward, untouched
 from sparsewood.statistics.kinds import GradientStatistic, InputStatistic, Mode, ModelStatistic, Statistic
 from sparsewood.types import Statistics
 
 logger = logging.getLogger(__name__)
 
 Loss = Callable[[Any, Any], Tensor]
-Batch = Any
 
 INPUT_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -59,14 +59,16 @@ def collect(
     refuse_sum(loss)
     total: Statistics | None = None
     by_batch = [s for s in statistics if not isinstance(s, ModelStatistic)]
-    batches = list(data) if whole else data
+    batches: Iterable[Batch] = (prepared(batch, model) for batch in data)
     with untouched(model), gradients_enabled(chosen), kernels_with_backward(model):
+        if whole:
+            batches = list(batches)
         for number, batch in enumerate(batches):
-            for part in _parts(prepared(batch, model), statistics, number):
+            for part in _parts(batch, statistics, number):
                 one = _contribution(model, part, by_batch, loss, chosen, number)
                 total = one if total is None else total + one
-        if total is not None and whole:
-            total = _with_whole(total, model, [prepared(batch, model) for batch in batches], whole, loss, chosen)
+        if total is not None and isinstance(batches, list):
+            total = _with_whole(total, model, batches, whole, loss, chosen)
     if total is None:
         raise SparsewoodError("The data is empty: no batch was read. A generator that was used up before is empty too.")
     return total
@@ -83,7 +85,7 @@ def _with_whole(
     """`total` with what takes passes of its own."""
     sums = dict(total.sums)
     for s in whole:
-        means = s.measure(model, batches, loss, [entry.parameter for entry in chosen])
+        means = s.measure(model, batches, loss, chosen)
         sums[s.kind] = {e.name: mean * total.samples for e, mean in zip(chosen, means, strict=True)}
     return Statistics(sums, total.samples)
 
@@ -120,27 +122,6 @@ def _named(model: nn.Module, names: Sequence[str]) -> list[Entry]:
     return [known[name] for name in names]
 
 
-def require_batches(data: object) -> None:
-    """Raise `SparsewoodError` for what is no collection of batches, such as one batch."""
-    # Iterating over one batch would take its rows, or its inputs and its targets, for batches.
-    one_batch = isinstance(data, Tensor | Mapping | str) or (isinstance(data, tuple | list) and not _alike(data))
-    if one_batch or not isinstance(data, Iterable):
-        raise SparsewoodError(
-            f"data must be batches: a DataLoader, a list or a generator. Got {type(data).__name__}. "
-            "Pass a single batch as [batch]."
-        )
-
-
-def _alike(parts: Sequence[Any]) -> bool:
-    """Whether these can be batches of the same data: all tensors of one kind, or none a tensor.
-
-    A list may hold batches of different lengths or image sizes; a tuple of such tensors is rather inputs and target.
-    """
-    rest = len if isinstance(parts, list) else tuple
-    kinds = {(part.dtype, rest(part.shape[1:])) if isinstance(part, Tensor) else None for part in parts}
-    return len(kinds) <= 1
-
-
 @contextmanager
 def gradients_enabled(chosen: Sequence[Entry]) -> Iterator[None]:
     """Inside, the chosen parameters require gradients. Whoever calls this puts the flags back (`untouched`)."""
@@ -152,12 +133,6 @@ def gradients_enabled(chosen: Sequence[Entry]) -> Iterator[None]:
                 )
             entry.parameter.requires_grad_(True)  # `untouched` puts the flags back
         yield
-
-
-def kernels_with_backward(model: nn.Module) -> AbstractContextManager[None]:
-    """cuDNN's recurrent layers have no backward pass in eval mode; PyTorch's own do."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
 
 
 def _contribution(
@@ -186,7 +161,7 @@ def _contribution(
         ):
             output = _forward(model, inputs, number)
             if mine and loss is not None:
-                found = list(zip(chosen, _gradients(loss_value(loss, output, target, number), chosen), strict=True))
+                found = list(zip(chosen, gradients_of(loss_value(loss, output, target, number), chosen), strict=True))
                 for s in mine:
                     sums[s.kind] = {entry.name: s.from_gradient(gradient, examples) for entry, gradient in found}
     _require_inputs(by_input, chosen, sums)
@@ -245,13 +220,16 @@ def _value(loss: Loss, output: Any, target: Any, number: int) -> Any:
         ) from error
 
 
-def _gradients(value: Tensor, chosen: Sequence[Entry]) -> list[Tensor]:
-    found = torch.autograd.grad(value, [entry.parameter for entry in chosen], allow_unused=True)
+def gradients_of(value: Tensor, chosen: Sequence[Entry], *, create_graph: bool = False) -> list[Tensor]:
+    """The gradients of the chosen parameters; for those that the loss does not depend on 0, and a warning."""
+    parameters = [entry.parameter for entry in chosen]
+    found = torch.autograd.grad(value, parameters, create_graph=create_graph, allow_unused=True)
     unused = [entry.name for entry, gradient in zip(chosen, found, strict=True) if gradient is None]
     if unused:
         logger.warning("The loss does not depend on %s: gradient 0.", ", ".join(unused))
     pairs = zip(chosen, found, strict=True)
-    return [torch.zeros_like(e.parameter) if g is None else g.detach() for e, g in pairs]
+    whole = [torch.zeros_like(e.parameter) if g is None else g for e, g in pairs]
+    return whole if create_graph else [gradient.detach() for gradient in whole]
 
 
 @contextmanager
@@ -294,40 +272,6 @@ def _require_inputs(
                 "Linear and convolution layers that are called in the forward pass. Leave it out with exclude=[...], "
                 "or use a criterion that needs no layer inputs."
             )
-
-
-def prepared(batch: Batch, model: nn.Module) -> Batch:
-    """The batch on the model's device, fit for a backward pass."""
-    # Autograd cannot use tensors made in inference mode; a clone made outside it is an ordinary one.
-    ordinary = map_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, batch)
-    return to_model_device(ordinary, model)
-
-
-def split_batch(batch: Batch, number: int = 0) -> tuple[Any, Any]:
-    """Inputs, as `inputs.call` takes them, and target of a batch."""
-    if isinstance(batch, Tensor):
-        return batch, None
-    if isinstance(batch, Mapping):
-        return batch, batch
-    if not isinstance(batch, list | tuple) or not batch:
-        raise SparsewoodError(
-            f"Batch {number} must be a tensor, a pair (inputs, target) or a mapping. Got {describe((batch,))}."
-        )
-    if len(batch) == 1:
-        return batch[0], None
-    inputs = batch[0] if len(batch) == 2 else tuple(batch[:-1])
-    return (tuple(inputs) if isinstance(inputs, list) else inputs), batch[-1]
-
-
-def count_examples(inputs: Any, target: Any, number: int = 0) -> int:
-    """Length of the first axis of the target if it is a tensor that has one, else of the first input that has one."""
-    wanted = target if isinstance(target, Tensor) else inputs
-    for leaf in tree_leaves(wanted if isinstance(wanted, Tensor) and wanted.ndim else inputs):
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return leaf.shape[0]
-    raise SparsewoodError(
-        f"Batch {number} has no tensor with a batch axis. Got inputs {describe(inputs)}. Make its inputs tensors."
-    )
 
 
 def _parts(batch: Batch, statistics: Sequence[Statistic], number: int) -> Iterator[Batch]:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sparsewood.batches import count_examples, split_batch
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call, map_tensors
-from sparsewood.statistics.collect import count_examples, in_mode, loss_value, split_batch
+from sparsewood.parameters import Entry
+from sparsewood.statistics.collect import gradients_of, in_mode, loss_value
 from sparsewood.statistics.kinds import Mode, ModelStatistic, require_mode
 
 __all__ = ["HessianGradient"]
@@ -47,37 +49,20 @@ class HessianGradient(ModelStatistic):
         model: nn.Module,
         batches: Sequence[Any],
         loss: Callable[[Any, Any], Tensor] | None,
-        parameters: Sequence[nn.Parameter],
+        chosen: Sequence[Entry],
     ) -> list[Tensor]:
         assert loss is not None  # `collect` asks for one
         sizes = [count_examples(*split_batch(batch, number), number) for number, batch in enumerate(batches)]
-        shares = [size / sum(sizes) for size in sizes]
+        gradient, product = ([torch.zeros_like(entry.parameter) for entry in chosen] for _ in range(2))
         with sdpa_kernel(SDPBackend.MATH):
-            return self._product(model, batches, shares, loss, parameters)
-
-    def _product(
-        self,
-        model: nn.Module,
-        batches: Sequence[Any],
-        shares: Sequence[float],
-        loss: Callable[[Any, Any], Tensor],
-        parameters: Sequence[nn.Parameter],
-    ) -> list[Tensor]:
-        gradient = [torch.zeros_like(parameter) for parameter in parameters]
-        for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
-            with in_mode(model, self.mode, number):
-                found = _gradients(self._loss(model, batch, loss, number), parameters, create_graph=False)
-            for total, one in zip(gradient, found, strict=True):
-                total.add_(one, alpha=share)
-        product = [torch.zeros_like(parameter) for parameter in parameters]
-        for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
-            with in_mode(model, self.mode, number):
-                found = _gradients(self._loss(model, batch, loss, number), parameters, create_graph=True)
-                along = torch.stack([(one * total).sum() for one, total in zip(found, gradient, strict=True)]).sum()
-                if along.requires_grad:  # a loss that is linear in all weights has no curvature
-                    second = _gradients(along, parameters, create_graph=False)
-                    for total, one in zip(product, second, strict=True):
-                        total.add_(one, alpha=share)
+            for total, second in ((gradient, False), (product, True)):
+                for number, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
+                    with in_mode(model, self.mode, number):
+                        found = gradients_of(self._loss(model, batch, loss, number), chosen, create_graph=second)
+                        if second:
+                            found = _derivative(found, gradient, chosen)
+                    for of_all, one in zip(total, found, strict=True):
+                        of_all.add_(one, alpha=size / sum(sizes))
         return product
 
     def _loss(self, model: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor], number: int) -> Tensor:
@@ -88,14 +73,18 @@ class HessianGradient(ModelStatistic):
         return loss_value(loss, output, target, number)
 
 
-def _gradients(value: Tensor, parameters: Sequence[nn.Parameter], *, create_graph: bool) -> list[Tensor]:
+def _derivative(gradients: Sequence[Tensor], along: Sequence[Tensor], chosen: Sequence[Entry]) -> list[Tensor]:
+    """The Hessian of one batch times `along`, from its gradients."""
+    product = torch.stack([(one * other).sum() for one, other in zip(gradients, along, strict=True)]).sum()
+    if not product.requires_grad:  # a loss that is linear in all weights has no curvature
+        return [torch.zeros_like(entry.parameter) for entry in chosen]
+    parameters = [entry.parameter for entry in chosen]
     try:
-        found = torch.autograd.grad(value, list(parameters), create_graph=create_graph, allow_unused=True)
+        # Of weights that the loss is linear in there is none, which is right and no reason to warn.
+        found = torch.autograd.grad(product, parameters, allow_unused=True)
     except RuntimeError as error:
         raise SparsewoodError(
             f"The network cannot be differentiated twice: {error}. Replace the operation that has no second "
             "derivative, or use a criterion of first order."
         ) from error
-    pairs = zip(found, parameters, strict=True)
-    found = [torch.zeros_like(parameter) if one is None else one for one, parameter in pairs]
-    return found if create_graph else [one.detach() for one in found]
+    return [torch.zeros_like(p) if one is None else one.detach() for one, p in zip(found, parameters, strict=True)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.errors import SparsewoodError
+from sparsewood.parameters import Entry
 
 __all__ = ["AbsoluteGradient", "Gradient", "InputPower"]
 
@@ -52,9 +53,9 @@ class ModelStatistic(Statistic):
         model: nn.Module,
         batches: Sequence[Any],
         loss: Callable[[Any, Any], Tensor] | None,
-        parameters: Sequence[nn.Parameter],
+        chosen: Sequence[Entry],
     ) -> list[Tensor]:
-        """The mean over examples, for each parameter. What the model is left with, the caller puts back."""
+        """The mean over examples, for each chosen parameter. What the model is left with, the caller puts back."""
 
 
 class InputStatistic(Statistic):

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from sparsewood.batches import count_examples, split_batch
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call, map_tensors
-from sparsewood.statistics.collect import count_examples, split_batch
+from sparsewood.parameters import Entry
 from sparsewood.statistics.kinds import ModelStatistic
 
 __all__ = ["SynapticFlow"]
@@ -55,9 +56,10 @@ class SynapticFlow(ModelStatistic):
         model: nn.Module,
         batches: Sequence[Any],
         loss: Callable[[Any, Any], Tensor] | None,
-        parameters: Sequence[nn.Parameter],
+        chosen: Sequence[Entry],
     ) -> list[Tensor]:
         del loss
+        parameters = [entry.parameter for entry in chosen]
         dtype = torch.float64 if self.precision == "float64" else torch.float32
         inputs, target = split_batch(batches[0])
         examples = count_examples(inputs, target)
@@ -71,7 +73,7 @@ class SynapticFlow(ModelStatistic):
                     f"Synaptic flow: no output of {type(model).__name__} depends on its weights. Compute "
                     "floating-point outputs from them, without detach() or no_grad()."
                 )
-            found = torch.autograd.grad(through, list(parameters), allow_unused=True)
+            found = torch.autograd.grad(through, parameters, allow_unused=True)
             pairs = zip(found, parameters, strict=True)
             flow = [torch.zeros_like(p) if one is None else one.detach() for one, p in pairs]
         if not all(bool(torch.isfinite(one).all()) for one in flow):
@@ -97,8 +99,8 @@ def _positive(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
                     parameter.data = (torch.zeros_like(data) if "bias" in name else data.abs()).to(dtype)
             for name, buffer in module._buffers.items():
                 if buffer is not None and buffer.is_floating_point():
-                    mean = name == "running_mean"
-                    module._buffers[name] = (torch.zeros_like(buffer) if mean else buffer.abs()).to(dtype)
+                    # All others, such as masks of attention, are not weights.
+                    module._buffers[name] = (torch.zeros_like(buffer) if name == "running_mean" else buffer).to(dtype)
         yield
     finally:
         for parameter, data in before.items():

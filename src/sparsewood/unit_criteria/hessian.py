@@ -10,20 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sparsewood.batches import count_examples, prepared, require_batches, split_batch
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call, refuse_sum
 from sparsewood.parameters import Entry, entries, is_weight
-from sparsewood.snapshot import untouched
+from sparsewood.snapshot import kernels_with_backward, untouched
 from sparsewood.statistics import Loss
-from sparsewood.statistics.collect import (
-    count_examples,
-    gradients_enabled,
-    kernels_with_backward,
-    loss_value,
-    prepared,
-    require_batches,
-    split_batch,
-)
+from sparsewood.statistics.collect import gradients_enabled, loss_value
 from sparsewood.structure import Structure
 from sparsewood.unit_criteria.base import UnitCriterion
 

@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sparsewood.batches import require_batches, split_batch
 from sparsewood.data.augment import NormalViews
 from sparsewood.data.part import Part
 from sparsewood.errors import SparsewoodError
 from sparsewood.marks import OfKind
 from sparsewood.statistics import Loss
-from sparsewood.statistics.collect import require_batches, split_batch
 from sparsewood.structure import Structure
 from sparsewood.unit_criteria.base import UnitCriterion
 from sparsewood.units.memorization import Center, Negative, UnitMemorization, unit_memorization

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from sparsewood.batches import prepared, require_batches, split_batch
 from sparsewood.errors import SparsewoodError, UnknownName
-from sparsewood.statistics.collect import prepared, require_batches, split_batch
 from sparsewood.structure import Structure
 from sparsewood.units.sites import Site, find_layers, find_sites
 from sparsewood.units.tracing import structure_of

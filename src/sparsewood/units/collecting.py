@@ -11,23 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sparsewood.batches import count_examples, prepared, require_batches, split_batch
 from sparsewood.distributed import world
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.inputs import refuse_sum
 from sparsewood.parameters import entries
-from sparsewood.snapshot import untouched
+from sparsewood.snapshot import kernels_with_backward, untouched
 from sparsewood.statistics import Loss, Statistic
 from sparsewood.statistics import collect as collect_of_parameters
-from sparsewood.statistics.collect import (
-    count_examples,
-    gradients_enabled,
-    kernels_with_backward,
-    loss_value,
-    prepared,
-    require_batches,
-    require_loss,
-    split_batch,
-)
+from sparsewood.statistics.collect import gradients_enabled, loss_value, require_loss
 from sparsewood.structure import Structure
 from sparsewood.types import Statistics
 from sparsewood.units.kinds import UnitStatistic

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
+from sparsewood.batches import require_batches, split_batch
 from sparsewood.data.part import Part
 from sparsewood.errors import SparsewoodError
-from sparsewood.statistics.collect import require_batches, split_batch
 
 __all__ = ["Images", "Views"]
 
