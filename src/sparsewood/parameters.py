@@ -121,7 +121,15 @@ def matches(entry: Entry, selector: Selector) -> bool:
         return any(isinstance(owner, selector) for owner in entry.owners)
     if isinstance(selector, nn.Module):
         return any(owner is module for module in selector.modules() for owner in entry.owners)
-    names = (entry.name, *entry.aliases)
+    return names_match((entry.name, *entry.aliases), selector)
+
+
+def names_match(names: Iterable[str], selector: str) -> bool:
+    """Whether a name, a module's name or a shell pattern over either means a parameter of one of these names.
+
+    >>> names_match(["features.0.weight"], "features"), names_match(["features.0.weight"], "*.1*")
+    (True, False)
+    """
     for name in names:
         parents = [name]
         while "." in parents[-1]:

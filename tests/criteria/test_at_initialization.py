@@ -328,6 +328,17 @@ def test_iterations_reach_what_is_asked_and_never_bring_back() -> None:
     assert half.removed == first.removed + round(0.5 * left)
 
 
+@pytest.mark.parametrize("scope", [sw.Everywhere(), sw.PerLayer(), sw.PerRow()], ids=str)
+@pytest.mark.parametrize("amount", [sw.Compression(6), sw.Density(0.05), sw.Count(650), sw.Remaining(0.9)], ids=str)
+def test_iterations_go_on_from_earlier_masks_however_uneven(amount: sw.types.Amount, scope: Any) -> None:
+    """The way begins at what is left, so that no step asks for less than what is gone already."""
+    model = network()
+    first = sw.prune(model, Magnitude(), scope={"0": 0.9, "2": 0.4, "6": 0.6})
+    once, steps = (sw.prune(model, Magnitude(), amount, scope=scope, masks=first, iterations=n) for n in (1, 5))
+    assert once.removed == steps.removed > first.removed
+    assert all(not bool((steps[name] & ~first[name]).any()) for name in first)
+
+
 def test_001_04_scores_of_every_step_are_of_the_masked_network() -> None:
     """Two steps by hand; FORCE lets weights of the first step come back, iterative SNIP does not."""
     model, data = network(), batches(16)

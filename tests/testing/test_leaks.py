@@ -82,9 +82,9 @@ def test_torch_random_numbers_may_be_used() -> None:
 
 def test_it_costs_less_than_a_millisecond() -> None:
     def once() -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         with no_leaks():
             pass
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     assert min(once() for _ in range(20)) < 1e-3

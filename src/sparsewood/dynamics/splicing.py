@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,6 +13,7 @@ from sparsewood.allocation import Everywhere
 from sparsewood.dynamics.base import Dynamics, Memory, Moment
 from sparsewood.dynamics.choosing import highest, kept_by
 from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.parameters import names_match
 from sparsewood.schedules import Cubic
 from sparsewood.types import Sparsity
 
@@ -128,6 +128,6 @@ class Splicing(Dynamics):
             assert self.s is not None
             return self.s
         for key, value in self.s.items():
-            if name == key or name.startswith(f"{key}.") or fnmatch.fnmatchcase(name, key):
+            if names_match([name], key):
                 return value
         raise UnknownName.among("layer in Splicing's s", name, list(self.s))

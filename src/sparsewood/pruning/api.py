@@ -17,11 +17,11 @@ from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.granularity import NM, Element, Granularity
 from sparsewood.masks import masked
 from sparsewood.parameters import Entry, Selectors, choose, entries
-from sparsewood.pruning.iterations import steps_to
+from sparsewood.pruning.iterations import Start, steps_to
 from sparsewood.pruning.scores import ParameterScores, View, checked, joined
 from sparsewood.pruning.selection import Selector, best_of_m
 from sparsewood.statistics import Loss, Statistic, collect
-from sparsewood.types import Amount, AmountLike, Count, Density, Masks, Sparsity, Statistics, as_amount
+from sparsewood.types import AmountLike, Density, Masks, Sparsity, Statistics, as_amount
 
 DEFAULT_AMOUNT = Sparsity(0.9)
 REMOVED = -math.inf
@@ -207,11 +207,13 @@ class _Once:
                 kept = selector.masks(as_amount(sparsity))
         return Masks.adopt(others | kept)
 
-    def units(self, earlier: Mapping[str, Tensor]) -> tuple[int, int]:
-        """How many units there are, and how many `earlier` masks left."""
+    def start(self, earlier: dict[str, Tensor]) -> Start:
+        """What `earlier` masks left."""
         view = View(self.criterion, self.granularity, Statistics({}, 0), self.generator, _dtype(self.chosen))
         pools = [ParameterScores(view, entry, earlier.get(entry.name)) for entry in self.chosen]
-        return sum(pool.units for pool in pools), sum(pool.alive for pool in pools)
+        total = sum(entry.parameter.numel() for entry in entries(self.model))
+        left = total - Masks.adopt(earlier).removed
+        return Start(sum(pool.units for pool in pools), sum(pool.alive for pool in pools), total / max(1, left))
 
 
 def _in_steps(
@@ -231,26 +233,12 @@ def _in_steps(
             f"{who} fixes how much goes, so that there is no way there in iterations. Leave them out."
         )
     batches = None if data is None else list(data)
-    units, alive = once.units(earlier)
     current = Masks.adopt(earlier)
-    for step in steps_to(as_amount(sparsity), iterations, units, alive):
-        if _gone(step, units) < units - alive and step != as_amount(sparsity):
-            continue  # less than earlier masks removed
+    for step in steps_to(as_amount(sparsity), iterations, once.start(earlier)):
         with masked(once.model, current):
             statistics = _statistics(once.model, [once.criterion], [once.chosen], batches, loss, None)
         current = once(step, earlier if revive else current, statistics)
     return current
-
-
-def _gone(step: Amount, units: int) -> float:
-    """How many of the units such an amount removes; compressions are not counted in units."""
-    match step:
-        case Sparsity(fraction):
-            return round(fraction * units)
-        case Count(n):
-            return n
-        case _:
-            return units
 
 
 def _generator(generator: torch.Generator | None) -> torch.Generator:

@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.types import Amount, Compression, Count, Density, Remaining, Sparsity
 
-__all__ = ["steps_to"]
+__all__ = ["Start", "steps_to"]
 
 
-def steps_to(amount: Amount, iterations: int, units: int, alive: int) -> list[Amount]:
+@dataclass(frozen=True)
+class Start:
+    """Where the steps begin: how many units there are, how many are left, and the compression of the whole model."""
+
+    units: int
+    alive: int
+    compression: float = 1.0
+
+
+def steps_to(amount: Amount, iterations: int, start: Start) -> list[Amount]:
     """Amounts that end at `amount`: the same share of what is left goes in each of the steps.
 
-    Densities d^((k + 1) / n), compressions r^((k + 1) / n); counts of `units`, of which `alive` are left, alike. The
-    last is the amount itself. Raises `SparsewoodError` for amounts that do not say how much goes.
+    From what is left now, r_0, to what shall be left, r: r_0 (r / r_0)^((k + 1) / n), of densities, counts of units and
+    inverse compressions alike. The last is the amount itself. Raises `SparsewoodError` for amounts that do not say how
+    much goes.
 
-    >>> [round(step.fraction, 3) for step in steps_to(Sparsity(0.99), 2, 100, 100)]
+    >>> [round(step.fraction, 3) for step in steps_to(Sparsity(0.99), 2, Start(100, 100))]
     [0.9, 0.99]
-    >>> steps_to(Count(99), 2, 100, 100), steps_to(Compression(100.0), 2, 100, 100)
-    ([Count(n=90), Count(n=99)], [Compression(ratio=10.0), Compression(ratio=100.0)])
+    >>> steps_to(Count(99), 2, Start(100, 25)), steps_to(Compression(100.0), 2, Start(100, 100))
+    ([Count(n=95), Count(n=99)], [Compression(ratio=10.0), Compression(ratio=100.0)])
     """
+    if isinstance(amount, Remaining):  # of what is left now, not of what the step before the last leaves
+        amount = Count(start.units - start.alive + round(amount.fraction * start.alive))
     shares = [(k + 1) / iterations for k in range(iterations - 1)]
+    density = start.alive / max(1, start.units)
     steps: list[Amount]
     match amount:
         case Sparsity(fraction):
-            steps = [Sparsity(_removed(1 - fraction, share)) for share in shares]
+            steps = [Sparsity(1 - _way(density, 1 - fraction, share)) for share in shares]
         case Density(fraction):
-            steps = [Sparsity(_removed(fraction, share)) for share in shares]
+            steps = [Density(_way(density, fraction, share)) for share in shares]
         case Compression(ratio):
-            steps = [Compression(ratio**share) for share in shares]
+            steps = [Compression(_way(start.compression, ratio, share)) for share in shares]
         case Count(n):
-            steps = [Count(_count(units - alive, n, units, share)) for share in shares]
-        case Remaining(fraction):
-            n = units - alive + round(fraction * alive)
-            amount = Count(n)  # what is left now, not what the step before the last leaves
-            steps = [Count(_count(units - alive, n, units, share)) for share in shares]
+            left = [_way(start.alive, start.units - n, share) for share in shares]
+            steps = [Count(start.units - round(one)) for one in left]
         case _:
             raise SparsewoodError(
                 f"{amount} cannot be reached in {iterations} iterations, as it does not say how much goes. Use an "
@@ -44,12 +54,6 @@ def steps_to(amount: Amount, iterations: int, units: int, alive: int) -> list[Am
     return [*steps, amount]
 
 
-def _removed(density: float, share: float) -> float:
-    """1 - density^share, with the digits of densities close to 1; all goes only with the last step."""
-    return -math.expm1(share * math.log(density)) if density > 0 else 0.0
-
-
-def _count(before: int, after: int, units: int, share: float) -> int:
-    """How many of the units are gone after a share of the steps."""
-    left, last = units - before, units - after
-    return units - round(left * (last / left) ** share) if left and last > 0 else before
+def _way(start: float, end: float, share: float) -> float:
+    """start (end / start)^share; all of it stays until the last step where nothing is to be left."""
+    return start * (end / start) ** share if start > 0 and end > 0 else start

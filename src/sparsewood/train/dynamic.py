@@ -13,10 +13,10 @@ from sparsewood.algebra import round_half_even
 from sparsewood.allocation.budgets import Layer
 from sparsewood.dynamics.base import Dynamics, Memory, Moment
 from sparsewood.errors import SparsewoodError
-from sparsewood.masks import Keeper, SoftKeeper, enforce, not_held, soften
+from sparsewood.masks import Keeper, SoftKeeper, enforce, soften
 from sparsewood.parameters import Entry, Selectors, choose
 from sparsewood.seeds import generator_for
-from sparsewood.train.pruner import MASK, State, innermost_optimizer
+from sparsewood.train.pruner import MASK, State, innermost_optimizer, require_identity, require_zeros
 from sparsewood.types import Masks
 
 __all__ = ["DynamicPruner"]
@@ -129,7 +129,7 @@ class DynamicPruner:
         if self._dynamics.reads_gradients:
             self._require_gradients()
         assert self._keeper is not None
-        masks = self._dynamics.update(self._moment(self.masks, self._weights()))
+        masks = self._dynamics.update(self._moment(self.masks, self._weights(), self._gradients))
         self._keeper.masks = Masks.adopt(dict(masks))
         self._gradients = {}
 
@@ -173,12 +173,7 @@ class DynamicPruner:
         Raises `SparsewoodError` for the state of other dynamics, another length of training or another seed.
         """
         self._require_open()
-        for what, expected in self._identity().items():
-            if values.get(what) != expected:
-                raise SparsewoodError(
-                    f"DynamicPruner: the saved state is of another training: its {what} is {values.get(what)!r}, here "
-                    f"it is {expected!r}. Use the settings that it was saved with, or start anew."
-                )
+        require_identity("DynamicPruner", self._identity(), values)
         assert self._keeper is not None
         self._keeper.masks = Masks(_part(tensors, MASK))
         if isinstance(self._keeper, SoftKeeper):
@@ -191,11 +186,11 @@ class DynamicPruner:
     def __repr__(self) -> str:
         return f"DynamicPruner({self._dynamics}, {self._steps} of {self._all_steps} steps done, {self.masks})"
 
-    def _moment(self, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Moment:
-        generator = generator_for(self._seed, "dynamics", self._steps)
-        return Moment(
-            self._steps, self._all_steps, self._layers, weights, masks, generator, self._gradients, self._memory
-        )
+    def _moment(
+        self, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor] | None = None
+    ) -> Moment:
+        generator, given = generator_for(self._seed, "dynamics", self._steps), gradients or {}
+        return Moment(self._steps, self._all_steps, self._layers, weights, masks, generator, given, self._memory)
 
     def _weights(self) -> dict[str, Tensor]:
         if isinstance(self._keeper, SoftKeeper):
@@ -203,18 +198,16 @@ class DynamicPruner:
         return {name: owner.detach() for name, owner in self._owners.items()}
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
-        needed = self._dynamics.reads_gradients and self._steps + 1 in self._times
-        if not needed and not self._dynamics.observes:
+        observes = self._dynamics.observes
+        if not observes and not (self._dynamics.reads_gradients and self._steps + 1 in self._times):
             return
         with torch.no_grad():
             grads = {name: owner.grad for name, owner in self._owners.items()}
-            self._gradients = {
-                name: torch.zeros_like(self._owners[name]) if grad is None else grad.clone()
-                for name, grad in grads.items()
-            }
-            if self._dynamics.observes:
-                self._memory = self._dynamics.observe(self._moment(self.masks, self._weights()))
-                self._gradients = {}
+            found = {n: torch.zeros_like(self._owners[n]) if grad is None else grad for n, grad in grads.items()}
+            if observes:
+                self._memory = self._dynamics.observe(self._moment(self.masks, self._weights(), found))
+            else:  # to be read after the step, in which optimizers may write over gradients
+                self._gradients = {name: grad.clone() for name, grad in found.items()}
 
     def _identity(self) -> dict[str, Any]:
         return {"dynamics": repr(self._dynamics), "steps": self._all_steps, "seed": self._seed}
@@ -238,14 +231,7 @@ class DynamicPruner:
             )
 
     def _require_zeros(self) -> None:
-        found = not_held(self._model, self.masks)
-        if found is not None:
-            name, alive, removed = found
-            raise SparsewoodError(
-                f"DynamicPruner: {alive} of {removed} masked entries of {name!r} are not zero at step {self._steps}. "
-                "Something other than steps of the given optimizer wrote to it: another optimizer, load_state_dict, or "
-                "code that put another parameter in its place."
-            )
+        require_zeros("DynamicPruner", self._model, self.masks, self._steps)
 
     def _require_target(self) -> None:
         target = self._dynamics.target

@@ -108,18 +108,18 @@ class Penalizer:
         """From now on add the gradient before every step."""
         self._handle = self._optimizer.register_step_pre_hook(self._before_step)
 
-    def value(self) -> Tensor:
-        """The penalty now, with a gradient."""
+    def value(self, step: int | None = None) -> Tensor:
+        """The penalty of the weights as they are, at step `step` or the present one, with a gradient."""
         self.prepare()
-        return self.penalty.value(self._weights())
+        return self.penalty.value(self._weights(step))
 
-    def add(self) -> None:
+    def add(self, step: int | None = None) -> None:
         """Add the gradient now; for loops that know better when."""
         self.prepare()
         # Set by a GradScaler on optimizers that unscale within their step.
         scale = getattr(self._optimizer, "grad_scale", None)
         with torch.no_grad():
-            for name, added in self.penalty(self._weights()).items():
+            for name, added in self.penalty(self._weights(step)).items():
                 parameter = self._parameters[name]
                 added = (added if scale is None else added * scale).to(parameter.dtype)  # noqa: PLW2901
                 if parameter.grad is None:
@@ -154,8 +154,8 @@ class Penalizer:
     def __repr__(self) -> str:
         return f"Penalizer({self.penalty!r}, {len(self._parameters)} parameters, {self.steps} steps)"
 
-    def _weights(self) -> Weights:
-        return Weights(self._parameters, self._units, self.steps, self._decided or {})
+    def _weights(self, step: int | None = None) -> Weights:
+        return Weights(self._parameters, self._units, self.steps if step is None else step, self._decided or {})
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -170,16 +170,13 @@ class Penalizer:
         return None
 
     def _with_penalty(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        at = self.steps
+        at = self.steps  # all evaluations of one step are of that step
         self.steps += 1
 
         def closed() -> Any:
             loss = closure()
-            self.steps, now = at, self.steps  # all evaluations of one step are of that step
-            self.add()
-            total = loss + self.value().detach() if isinstance(loss, Tensor | float) else loss
-            self.steps = now
-            return total
+            self.add(at)
+            return loss + self.value(at).detach() if isinstance(loss, Tensor | float) else loss
 
         return closed
 

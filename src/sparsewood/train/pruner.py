@@ -21,7 +21,7 @@ from sparsewood.structure import Structure
 from sparsewood.train.timetable import timetable
 from sparsewood.types import Masks
 
-__all__ = ["Pruner", "State", "innermost_optimizer"]
+__all__ = ["Pruner", "State", "innermost_optimizer", "require_identity", "require_zeros"]
 
 MASK = "mask/"
 
@@ -230,12 +230,7 @@ class Pruner:
         return {"plan": [[event.step, repr(event)] for event in self._plan], "seed": self._seed}
 
     def _require_identity(self, values: Mapping[str, Any]) -> None:
-        for what, expected in self._identity().items():
-            if values.get(what) != expected:
-                raise SparsewoodError(
-                    f"Pruner: the saved state is of another pruning: its {what} is {values.get(what)!r}, here it is "
-                    f"{expected!r}. Use the settings that it was saved with, or start anew."
-                )
+        require_identity("Pruner", self._identity(), values)
 
     def _require_open(self) -> None:
         if self._finished:
@@ -252,15 +247,30 @@ class Pruner:
             )
 
     def _require_zeros(self, masks: Masks | None = None) -> None:
-        found = not_held(self._model, self._keeper.masks if masks is None else masks)
-        if found is not None:
-            name, alive, removed = found
+        require_zeros("Pruner", self._model, self._keeper.masks if masks is None else masks, self._steps)
+
+
+def require_identity(who: str, expected: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Raise `SparsewoodError` if what was saved is not of the same pruning."""
+    for what, wanted in expected.items():
+        if values.get(what) != wanted:
             raise SparsewoodError(
-                f"Pruner: {alive} of {removed} masked entries of {name!r} are not zero at "
-                f"step {self._steps}. Something other than steps of the given optimizer wrote to it: another "
-                "optimizer, load_state_dict, or code that put another parameter in its place. Make the optimizer "
-                "from the model's present parameters, and load weights and pruner state of the same moment."
+                f"{who}: the saved state is of another pruning: its {what} is {values.get(what)!r}, here it is "
+                f"{wanted!r}. Use the settings that it was saved with, or start anew."
             )
+
+
+def require_zeros(who: str, model: nn.Module, masks: Masks, steps: int) -> None:
+    """Raise `SparsewoodError` if masked entries are not zero."""
+    found = not_held(model, masks)
+    if found is not None:
+        name, alive, removed = found
+        raise SparsewoodError(
+            f"{who}: {alive} of {removed} masked entries of {name!r} are not zero at "
+            f"step {steps}. Something other than steps of the given optimizer wrote to it: another "
+            "optimizer, load_state_dict, or code that put another parameter in its place. Make the optimizer "
+            "from the model's present parameters, and load weights and pruner state of the same moment."
+        )
 
 
 def innermost_optimizer(optimizer: Any) -> Optimizer:
