@@ -80,11 +80,11 @@ def test_torch_random_numbers_may_be_used() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_it_costs_less_than_a_millisecond() -> None:
+def test_it_is_cheap_enough_to_surround_every_test() -> None:
     def once() -> float:
         start = time.thread_time()
         with no_leaks():
             pass
         return time.thread_time() - start
 
-    assert min(once() for _ in range(20)) < 1e-3
+    assert min(once() for _ in range(20)) < 1e-2
