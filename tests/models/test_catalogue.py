@@ -34,6 +34,7 @@ EXAMPLES: Mapping[str, tuple[Mapping[str, Any], tuple[int, int, int]]] = {
     "resnet50": ({"stem": "cifar"}, (3, 8, 8)),
     "resnet9": ({"size": 16}, (3, 16, 16)),
     "resnet_cifar": ({"depth": 8, "shortcut": "B"}, (3, 16, 16)),
+    "row_rnn": ({"hidden": 6, "layers": 2, "embedding": 5, "size": 8}, (1, 9, 8)),
     "small_conv": ({"batch_norm": True}, (1, 8, 8)),
     "vgg": ({"depth": 11}, (3, 32, 32)),
     "wide_resnet": ({"depth": 10, "width": 2, "dropout": 0.3}, (3, 16, 16)),
@@ -157,8 +158,11 @@ TAKES_CHANNELS = [n for n in models.__all__ if "channels" in inspect.signature(g
 
 @pytest.mark.parametrize("name", TAKES_CHANNELS)
 def test_input_channels(name: str) -> None:
-    first = next(m for m in build(name, channels=5).modules() if isinstance(m, nn.Conv2d))
-    assert first.in_channels == 5
+    model, (_, height, width) = build(name, channels=5), EXAMPLES[name][1]
+    assert model.eval()(torch.randn(2, 5, height, width)).shape == (2, 10)
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    read = first.in_channels if isinstance(first, nn.Conv2d) else first.in_features // width
+    assert read == 5
 
 
 def test_which_models_take_no_channels() -> None:

@@ -12,6 +12,7 @@ from sparsewood.models.named_convnets import (
     morcos_convfc,
 )
 from sparsewood.models.preactivated import preact_resnet, wide_resnet
+from sparsewood.models.recurrent import row_rnn
 from sparsewood.models.resnet import resnet18, resnet34, resnet50
 from sparsewood.models.resnet9 import resnet9
 from sparsewood.models.resnet_cifar import resnet20, resnet_cifar
@@ -37,6 +38,7 @@ __all__ = [
     "resnet34",
     "resnet50",
     "resnet_cifar",
+    "row_rnn",
     "small_conv",
     "vgg",
     "wide_resnet",
