@@ -525,8 +525,14 @@ def _plain_leaf(draw: st.DrawFn, leaf: Any) -> Any:
     if (inside and inside[-1] is ...) or len(inside) == 1:
         return tuple(_plain_leaf(draw, inside[0]) for _ in range(draw(st.integers(0, 3))))
     if inside:
-        return tuple(_plain_leaf(draw, part) for part in inside)
+        mapping = get_origin(leaf) is Mapping
+        return _mapping(draw, inside[1]) if mapping else tuple(_plain_leaf(draw, part) for part in inside)
     return None if leaf is type(None) else draw(_leaves(leaf))
+
+
+def _mapping(draw: st.DrawFn, values: Any) -> dict[str, Any]:
+    keys = draw(st.lists(st.sampled_from(POOLS[str]), min_size=1, max_size=2, unique=True))
+    return {key: _plain_leaf(draw, values) for key in keys}
 
 
 def _drawn(draw: st.DrawFn, form: Form, depth: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -68,6 +69,9 @@ class Splicing(Dynamics):
             )
         if self.sparsity is not None:
             Sparsity(self.sparsity)
+        given = self.s.values() if isinstance(self.s, Mapping) else [0.0 if self.s is None else self.s]
+        if not all(isinstance(s, int | float) and math.isfinite(s) for s in given):
+            raise SparsewoodError(f"Splicing: s is a finite number, or one by layer name or pattern. Got {self.s!r}.")
         if not 0 < self.lower <= self.upper:
             raise SparsewoodError(
                 f"Splicing: 0 < lower <= upper, as in 0.9 and 1.1. Got {self.lower!r} and {self.upper!r}."

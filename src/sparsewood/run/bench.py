@@ -16,7 +16,6 @@ from sparsewood.distributed import rank, world
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import to_model_device
 from sparsewood.measurement import Macs, count_macs, evaluate
-from sparsewood.pruning.settings import Pruning
 from sparsewood.run.directory import Stage
 from sparsewood.run.progress import Advance
 from sparsewood.run.recipe import Recipe, Variant
@@ -206,12 +205,6 @@ class Bench:
 
     def _shortened(self, settings: Training) -> Training:
         return replace(settings, epochs=min(1, settings.epochs)) if self.dry_run else settings
-
-    def squeezed(self, pruning: Pruning, settings: Training) -> tuple[Pruning, Training]:
-        """In a dry run every event of a training takes place before a step of its own."""
-        if not self.dry_run:
-            return pruning, settings
-        return replace(pruning, unit="step", start=0, every=1), replace(settings, epochs=pruning.rounds + 1)
 
     def accuracy(self, model: nn.Module) -> float:
         """On the validation part."""

@@ -63,6 +63,7 @@ _KINDS = {
     "augmentations": Kind("augmentation", "sparsewood.data.augment"),
     "optimizers": Kind("optimizer", "sparsewood.train.optimizers"),
     "rates": Kind("learning-rate schedule", "sparsewood.train.rates"),
+    "dynamics": Kind("rule of masks that change", "sparsewood.dynamics"),
     "penalties": Kind("penalty", "sparsewood.penalties", base="sparsewood.penalties:Penalty"),
 }
 KINDS = tuple(_KINDS)

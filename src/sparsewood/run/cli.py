@@ -498,7 +498,7 @@ def list_(kind: Annotated[str | None, Parameter(name="kind")] = None, /) -> None
     ----------
     kind
         criteria, unit-criteria, granularities, scopes, allocations, budgets, engines, amounts, schedules, recoveries,
-        initializers, models, data, augmentations, optimizers, rates or penalties.
+        initializers, models, data, augmentations, optimizers, rates, dynamics or penalties.
     """
     from sparsewood.run.catalogue import KINDS, catalogue, takes
 

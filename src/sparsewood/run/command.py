@@ -108,7 +108,7 @@ def _show_plans(recipe: Recipe) -> None:
     groups: dict[tuple[Any, ...], list[Variant]] = {}
     for variant in recipe.variants:
         pruning = variant.pruning
-        when = (pruning.plan, pruning.unit, pruning.start, pruning.every)
+        when = (pruning.plan, pruning.unit, pruning.start, pruning.every, repr(variant.dynamics))
         key = (variant.masks_from, variant.matched_to) if variant.source is not None else when
         groups.setdefault(key, []).append(variant)
     for members in groups.values():
@@ -118,6 +118,9 @@ def _show_plans(recipe: Recipe) -> None:
             continue
         if first.matched_to is not None:
             print(f"{names}: as many weights as the masks of {first.matched_to} remove", end="\n\n")
+            continue
+        if first.dynamics is not None:
+            print(f"{names}: {first.dynamics}", end="\n\n")
             continue
         pruning = first.pruning
         by_round = pruning.unit == "round"  # counted from 1, as their directories are

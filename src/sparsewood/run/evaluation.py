@@ -97,7 +97,7 @@ def _results(bench: Bench, variant: Variant, dense: Trained) -> list[Found]:
     last = controls(variant)
     tuned = [bench.finished(variant.name, control_name(number)) for number in range(1, last + 1)] or [dense]
     found = [Found(0, tuned[-1], dense, tuned[-1])]
-    if variant.pruning.unit != "round":
+    if variant.in_training:
         trained = bench.finished(variant.name, IN_TRAINING)
         return [*found, Found(variant.pruning.rounds, trained, dense, tuned[-1])]
     base = dense

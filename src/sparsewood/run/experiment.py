@@ -24,14 +24,14 @@ from sparsewood.inputs import to_model_device
 from sparsewood.masks import apply_masks, not_held
 from sparsewood.pruning.settings import Pruning
 from sparsewood.recipes import find_collapse
-from sparsewood.recovery import FineTune, Follow
+from sparsewood.recovery import Follow
 from sparsewood.run.bench import DENSE, FINAL, Bench, Trained
 from sparsewood.run.directory import Stage
+from sparsewood.run.during import pruner_of, squeezed
 from sparsewood.run.recipe import Variant
 from sparsewood.run.unit_rounds import (
     choose_whole_units,
     notes_of,
-    unit_data,
     weights_removed,
     write_notes,
     write_unit_files,
@@ -40,7 +40,7 @@ from sparsewood.schedules import Event
 from sparsewood.seeds import derive, generator_for
 from sparsewood.state import TrainingState, capture
 from sparsewood.statistics import collect
-from sparsewood.train import CsvLog, Fitted, Log, Logs, Pruner, Teacher, TensorBoardLog, Training, fit
+from sparsewood.train import CsvLog, DynamicPruner, Fitted, Log, Logs, Pruner, Teacher, TensorBoardLog, Training, fit
 from sparsewood.train.rates import Stretched
 from sparsewood.types import Count, Masks
 
@@ -117,10 +117,10 @@ def carry_out(bench: Bench, variant: Variant) -> None:
     """Every stage of one variant: its controls, and its rounds or its one training with pruning inside."""
     dense = bench.finished(DENSE)
     _train_controls(bench, variant, dense)
-    if variant.pruning.unit == "round":
-        stages = _rounds(bench, variant, dense)
-    else:
+    if variant.in_training:
         stages = {variant.pruning.rounds: _during_training(bench, variant, dense)}
+    else:
+        stages = _rounds(bench, variant, dense)
     if variant.pruning.coupled and variant.masks_from is None and bench.writes:
         write_unit_files(bench.stage(variant.name).directory, stages)
 
@@ -157,7 +157,7 @@ def controls(variant: Variant) -> int:
     """How many trainings the control has: none where pruned networks repeat the dense training instead of going on."""
     if variant.pruning.recovery.follow.settings != "retraining":
         return 0
-    chained = variant.pruning.unit == "round" and not variant.independent and variant.masks_from is None
+    chained = not variant.in_training and not variant.independent and variant.masks_from is None
     return len(numbered(variant.pruning)) if chained else 1
 
 
@@ -223,13 +223,13 @@ def _masks(bench: Bench, current: Round, model: nn.Module) -> Masks:
             write_notes(current.stage, notes)  # before the masks, with which the choice is done
     require_same_masks(masks)
     if bench.writes:
-        _warn_of_collapse(bench, current, model, masks)
+        _warn_of_collapse(bench, current.variant, current.stage, model, masks)
         masks.save(path)
     bench.together()
     return masks
 
 
-def _warn_of_collapse(bench: Bench, current: Round, model: nn.Module, masks: Masks) -> None:
+def _warn_of_collapse(bench: Bench, variant: Variant, stage: Stage, model: nn.Module, masks: Masks) -> None:
     """Say if no signal gets through layers of the pruned network: training it would tell nothing of the method."""
     try:
         found = find_collapse(model, masks, to_model_device(torch.zeros(1, *bench.split.input_shape), model))
@@ -237,7 +237,7 @@ def _warn_of_collapse(bench: Bench, current: Round, model: nn.Module, masks: Mas
         logger.info("Whether signals get through could not be found out: %s", error)
         return
     if found.blocked:
-        logger.warning("%s, %s: %s.", current.variant.name, current.stage.directory.name, found)
+        logger.warning("%s, %s: %s.", variant.name, stage.directory.name, found)
 
 
 def shuffled(masks: Masks, generator: torch.Generator) -> Masks:
@@ -308,42 +308,31 @@ def _retrain(bench: Bench, current: Round, dense: Trained) -> Trained:
 
 
 def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Stage:
-    """One training in which all events take place; the stage that this made."""
+    """One training in which all events, or updates of masks, take place; the stage that this made."""
     stage = bench.stage(variant.name, IN_TRAINING)
     if _finished(stage, dense) is not None:
         return stage
     model = bench.network_at(dense.state())
     course = _recovered(bench, variant, model, Masks({}), dense, 1)
-    pruning, settings = bench.squeezed(variant.pruning, course.settings)
+    variant, settings = squeezed(bench, variant, course.settings)
     if bench.dry_run:
         course = replace(course, settings=settings, steps=settings.epochs * len(bench.loader(settings)))
+    pruning, steps = variant.pruning, course.steps - course.first
 
-    def during(network: nn.Module, optimizer: Any, per_epoch: int) -> Pruner:
-        data = unit_data(bench, pruning, 0)
-        # Where events name layers, sparsity is of all that they name, from the start.
-        layered = any(event.layers is not None for event in pruning.plan)
-        return Pruner(
-            network,
-            optimizer,
-            replace(pruning, recovery=FineTune()),  # the recovery has taken place
-            steps_per_epoch=per_epoch,
-            data=data,
-            loss=nn.functional.cross_entropy,
-            masks=pruning.all_kept(network) if layered else None,
-            seed=bench.seed,
-            structure=bench.structure(network) if pruning.coupled else None,
-        )
+    def during(network: nn.Module, optimizer: Any, per_epoch: int) -> Pruner | DynamicPruner:
+        return pruner_of(bench, variant, network, optimizer, steps=steps, per_epoch=per_epoch)
 
     fitted = _fit(bench, stage, model, course, variant.name, dense=dense, during=during)
     assert fitted.masks is not None
     require_same_masks(fitted.masks)
     if bench.writes:
+        _warn_of_collapse(bench, variant, stage, model, fitted.masks)
         if pruning.coupled:
             write_notes(stage, notes_of(bench.structure(model), fitted.masks))
         fitted.masks.save(stage.directory / MASKS)
     notes = {
         "round": pruning.rounds,
-        "amount": repr(pruning.plan[-1].amount),
+        "amount": repr(variant.dynamics or pruning.plan[-1].amount),
         "rewound_to": course.picked,
         "from": dense.fingerprint,
     }

@@ -16,6 +16,7 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call, to_model_device
 from sparsewood.pruning import Pruning
 from sparsewood.run.bench import Bench
+from sparsewood.run.during import pruner_of, squeezed
 from sparsewood.run.experiment import first_step, numbered, snapshots
 from sparsewood.run.recipe import Variant
 from sparsewood.run.unit_rounds import unit_data
@@ -87,15 +88,15 @@ def _check_variant(bench: Bench, variant: Variant) -> None:
         raise SparsewoodError(f"{pruning.recovery} chooses by validation data, and {bench.split.name} has none.")
     _check_choice(bench, variant)
     _check_rounds(variant, alone=alone)
-    if pruning.unit == "round":
-        _check_by_round(variant, alone=alone)
-    else:
+    if variant.in_training:
         _check_during_training(bench, variant, alone=alone)
+    else:
+        _check_by_round(variant, alone=alone)
     if variant.source is not None:
         source = bench.recipe.variant(variant.source)
         there = set(_rounds(source) if source.only is None else source.only)
         missing = sorted(set(variant.only or _rounds(variant)) - there)
-        if missing or source.pruning.unit != "round":
+        if missing or source.in_training:
             numbers = missing or _rounds(variant)
             key = "masks_from" if variant.masks_from is not None else "matched_to"
             raise SparsewoodError(f"{key}: {variant.source!r} has no masks of rounds {numbers}.")
@@ -103,7 +104,7 @@ def _check_variant(bench: Bench, variant: Variant) -> None:
 
 def _check_choice(bench: Bench, variant: Variant) -> None:
     """Choose once, on the network before training and a few examples: what cannot be scored is found out now."""
-    if variant.masks_from is not None:
+    if variant.masks_from is not None or variant.dynamics is not None:
         return
     pruning, model, statistics = variant.pruning, bench.network(), None
     once = replace(pruning, iterations=1, revive=False)
@@ -190,22 +191,33 @@ def _check_during_training(bench: Bench, variant: Variant, *, alone: bool) -> No
 def _check_events(bench: Bench, variant: Variant) -> None:
     recovery = variant.pruning.recovery
     settings = bench.training if recovery.follow.settings == "training" else bench.retraining(variant)
-    pruning, settings = bench.squeezed(variant.pruning, settings)
+    variant, settings = squeezed(bench, variant, settings)
+    pruning = variant.pruning
     per_epoch = len(bench.loader(settings))
     # Of several snapshots the last leaves the fewest steps.
     first = first_step(bench, recovery.follow_from(max(recovery.snapshots, default=None)))
+    steps = settings.epochs * per_epoch - first
+    if variant.dynamics is not None:
+        _try_dynamics(bench, variant, steps, per_epoch)
+        return
     if pruning.unit == "epoch" and first % per_epoch:
         raise SparsewoodError(
             f"its training begins at step {first}, in the middle of an epoch of {per_epoch} steps. With unit: epoch go "
             "back to the beginning of one, or use unit: step."
         )
-    steps = settings.epochs * per_epoch - first
     last = max(pruning.events(per_epoch))
     if last >= steps:
         raise SparsewoodError(
             f"its last event is before step {last}, and its training has {steps} steps ({per_epoch} in an epoch). "
             "Train longer, or prune earlier."
         )
+
+
+def _try_dynamics(bench: Bench, variant: Variant, steps: int, per_epoch: int) -> None:
+    """Begin once, on the network before training: parameters and times that cannot be are found out now."""
+    model = bench.network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruner_of(bench, variant, model, optimizer, steps=steps, per_epoch=per_epoch).close()
 
 
 def _rounds(variant: Variant) -> list[int]:

@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sparsewood.dynamics.base import Dynamics
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.granularity import Element
 from sparsewood.pruning.settings import Pruning
@@ -61,6 +62,7 @@ Name = Annotated[
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 MOST_SEEDS = 10_000
+WITH_DYNAMICS = ("recovery", "include", "exclude", "protect_classifier", "unit")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Variant:
             at random places.
         matched_to: the name of another variant. In every round as many weights go as that one's masks remove, whatever
             the amounts of the schedule are.
+        dynamics: a rule of masks that change in one training, in place of criterion, schedule and all else that
+            `pruning` says; only its recovery and its choice of parameters hold.
         only: the rounds that are trained and reported, counted from 1; None means all.
 
     Raises `SparsewoodError` for what cannot be.
@@ -88,12 +92,14 @@ class Variant:
     shuffled: bool = False
     only: tuple[Positive, ...] | None = None
     matched_to: str | None = None
+    dynamics: Dynamics | None = None
 
     def __post_init__(self) -> None:
         check(self)
         if self.shuffled and self.masks_from is None:
             raise SparsewoodError(f"Variant {self.name!r}: 'shuffled' is for masks of another variant: masks_from.")
         self._require_match()
+        self._require_dynamics()
         if self.retraining is not None and self.pruning.recovery.follow.settings == "training":
             object.__setattr__(self, "retraining", None)  # of no use to a recovery that repeats the dense training
         if self.only is None:
@@ -120,6 +126,28 @@ class Variant:
                 f"Variant {self.name!r}: matched_to says how much goes in all, so neither scope nor schedule may "
                 f"say it for layers. Got {one.scope} and {one.schedule}."
             )
+
+    def _require_dynamics(self) -> None:
+        """What a rule decides itself, nobody else may say."""
+        if self.dynamics is None:
+            return
+        usual = Pruning()
+        said = [
+            f"pruning.{f.name}"
+            for f in fields(Pruning)
+            if f.name not in WITH_DYNAMICS and getattr(self.pruning, f.name) != getattr(usual, f.name)
+        ]
+        said += [name for name in ("independent", "masks_from", "only", "matched_to") if getattr(self, name)]
+        if said:
+            raise SparsewoodError(
+                f"Variant {self.name!r}: dynamics decide what is pruned and when, so leave out {', '.join(said)} (or "
+                "say it in the variants that need it, not for all)."
+            )
+
+    @property
+    def in_training(self) -> bool:
+        """Whether all takes place during one training, rather than round by round."""
+        return self.dynamics is not None or self.pruning.unit != "round"
 
     @property
     def source(self) -> str | None:

@@ -19,6 +19,7 @@ import torch
 from sparsewood.errors import SparsewoodError
 from sparsewood.run.bench import DENSE, Bench, load_split
 from sparsewood.run.directory import read_json, write_json
+from sparsewood.run.during import squeezed
 from sparsewood.run.evaluation import evaluate_seed, fingerprints
 from sparsewood.run.experiment import (
     IN_TRAINING,
@@ -108,8 +109,8 @@ def _variant_steps(bench: Bench, variant: Variant, per_epoch: int) -> int:
     follow = variant.pruning.recovery.follow
     tuned = follow.settings == "retraining"
     settings = bench.retraining(variant) if tuned else bench.training
-    if variant.pruning.unit != "round":
-        settings = bench.squeezed(variant.pruning, settings)[1]
+    if variant.in_training:
+        settings = squeezed(bench, variant, settings)[1]
         names = [IN_TRAINING]
     else:
         names = [round_name(n) for n, _ in numbered(variant.pruning) if variant.only is None or n in variant.only]
