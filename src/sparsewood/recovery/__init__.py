@@ -24,5 +24,7 @@ from sparsewood.recovery.restarts import (
     RewindToBest,
     Scratch,
 )
+from sparsewood.recovery.surgery import LayerSurgery, Surgery, surgeon
+from sparsewood.recovery.surgery_solvers import BlockSurgeon, DiagonalSurgeon, ExactSurgeon
 
 __all__ = ["Distill", "FineTune", "Isometry", "Reinitialize", "Rewind", "RewindRate", "RewindToBest", "Scratch"]

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sparsewood.errors import SparsewoodError, UnknownName, require_model
 from sparsewood.recovery.passes import call_order, model_inputs, run_up_to
-from sparsewood.recovery.patches import at, batched, draw, patches
+from sparsewood.recovery.patches import at, batched, draw, patches, unsolvable, users_of
 from sparsewood.snapshot import untouched
 
 __all__ = ["LayerError", "Reconstruction", "reconstruct"]
@@ -162,16 +162,15 @@ def _solvable(
     chosen = (
         list(layers) if layers is not None else [name for name in modules if _lost_inputs(modules[name], name, kept)]
     )
-    users: dict[int, int] = {}
-    for module in modules.values():
-        for value in module._parameters.values():
-            users[id(value)] = users.get(id(value), 0) + 1
+    users = users_of(model)
     solvable: dict[str, nn.Module] = {}
     skipped: dict[str, str] = {}
     for name in dict.fromkeys(chosen):
         if name not in modules or name not in theirs:
             raise UnknownName.among("layer", name, modules.keys() & theirs.keys())
-        why = _unsolvable(modules[name], theirs[name], users)
+        why = unsolvable(modules[name], users)
+        if not why and type(theirs[name]) is not type(modules[name]):
+            why = f"it is a {type(theirs[name]).__name__} in the reference"
         if why:
             skipped[name] = why
         else:
@@ -185,19 +184,6 @@ def _lost_inputs(layer: nn.Module, name: str, kept: Kept) -> bool:
     if isinstance(layer, nn.Linear | _ConvNd):
         return (0 if isinstance(layer, _ConvTransposeNd) else 1) in cut.get("weight", ())
     return not isinstance(layer, nn.Embedding | nn.EmbeddingBag) and any(axes - {0} for axes in cut.values())
-
-
-def _unsolvable(layer: nn.Module, dense: nn.Module, users: Mapping[int, int]) -> str:
-    if not isinstance(layer, nn.Linear | _ConvNd) or isinstance(layer, _ConvTransposeNd):
-        return f"layers of type {type(layer).__name__} are not refitted"
-    if type(dense) is not type(layer):
-        return f"it is a {type(dense).__name__} in the reference"
-    parameters = [layer._parameters.get("weight"), layer._parameters.get("bias")]
-    if parameters[0] is None:
-        return "its weight is computed from other parameters"
-    if any(value is not None and users[id(value)] > 1 for value in parameters):
-        return "it shares its parameters with another layer"
-    return ""
 
 
 # ---------------------------------------------------------------- one layer

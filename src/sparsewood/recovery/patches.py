@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-__all__ = ["at", "batched", "draw", "patches"]
+__all__ = ["at", "batched", "draw", "patches", "unsolvable", "users_of"]
+
+
+def users_of(model: nn.Module) -> dict[int, int]:
+    """How many modules own each parameter, by its id."""
+    users: dict[int, int] = {}
+    for module in model.modules():
+        for value in module._parameters.values():
+            users[id(value)] = users.get(id(value), 0) + 1
+    return users
+
+
+def unsolvable(layer: nn.Module, users: Mapping[int, int]) -> str:
+    """Why no other weights can be computed for this layer from its inputs, or an empty string."""
+    if not isinstance(layer, nn.Linear | _ConvNd) or isinstance(layer, _ConvTransposeNd):
+        return f"layers of type {type(layer).__name__} are not refitted"
+    parameters = [layer._parameters.get("weight"), layer._parameters.get("bias")]
+    if parameters[0] is None:
+        return "its weight is computed from other parameters"
+    if any(value is not None and users[id(value)] > 1 for value in parameters):
+        return "it shares its parameters with another layer"
+    return ""
 
 
 def batched(layer: nn.Linear | _ConvNd, x: Tensor) -> Tensor:
