@@ -4,13 +4,13 @@ A small convolutional network is trained on the digits that come with scikit-lea
 unit is masked by itself, and the change of the loss is measured, on the training images that the criteria see and on as
 many validation images, or all there are. Shown is Spearman's correlation between that and the scores, mean and sample
 standard deviation over seeds: "within layers" is the mean over the layers, "all units" that of the scores as `shrink`
-compares them. Random scores are the control. Scores that are all equal tell nothing: their correlation is 0. Criteria
-that do not apply to the network are named below the table, with the reason.
+compares them. "Absolute" is the size of the change, up or down: what Molchanov et al. (2017) compare their scores with.
+Random scores are the control. Scores that are all equal tell nothing: their correlation is 0. Criteria that do not
+apply to the network are named below the table, with the reason.
 
     python benchmarks/unit_criteria.py
     python benchmarks/unit_criteria.py --seeds 1 --epochs 5
-    python benchmarks/unit_criteria.py --network lenet5 --data-dir DIR --images 1000 --epochs 3 --lr 0.03
-    python benchmarks/unit_criteria.py --network lenet5 --data-dir DIR --images 50 --epochs 3 --seeds 1 --lr 0.01
+    python benchmarks/unit_criteria.py --network lenet5 --data-dir DIR --images 1000 --epochs 3 --lr 0.01
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ CRITERIA: tuple[Any, ...] = (
     units.HessianTrace(),
     units.PerLayerNormalized(units.TaylorRemoval()),
 )
-COLUMNS = tuple(product(("training", "validation"), ("within layers", "all units")))
+COLUMNS = tuple(product(("training", "absolute", "validation"), ("within layers", "all units")))
 
 Scores = Mapping[str, Tensor]
 Found = dict[Any, list[float]]
@@ -153,7 +153,8 @@ def run(data: Any, seed: int, options: argparse.Namespace) -> tuple[Found, dict[
     model = trained(data, seed, options)
     seen, unseen = (some(part, options.images, seed) for part in (data.train, data.validation))
     structure = sw.trace(model, seen.batch(torch.arange(2))[0])
-    costs = [worth(model, structure, *part.batch(torch.arange(len(part)))) for part in (seen, unseen)]
+    training, validation = (worth(model, structure, *part.batch(torch.arange(len(part)))) for part in (seen, unseen))
+    costs = [training, {name: changes.abs() for name, changes in training.items()}, validation]
     found: Found = {}
     left_out: dict[Any, str] = {}
     for criterion in CRITERIA:
