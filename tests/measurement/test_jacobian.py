@@ -237,3 +237,12 @@ def test_other_mistakes() -> None:
         with pytest.raises(kind, match=message):
             make()
     assert str(SingularValues.of(torch.ones(1, 2))) == "mean 1 +- 0, from 1 to 1"
+
+
+def test_a_first_operation_may_be_in_place() -> None:
+    x = torch.tensor([[1.0, -2.0, 3.0]])
+    layer = nn.Linear(3, 2)
+    found = jacobian_singular_values(nn.Sequential(nn.ReLU(inplace=True), layer), [x])
+    expected = torch.linalg.svdvals(layer.weight.detach() * torch.tensor([1.0, 0.0, 1.0]))
+    torch.testing.assert_close(found.values[0], expected.double(), rtol=1e-5, atol=1e-6)
+    assert x.tolist() == [[1.0, -2.0, 3.0]]

@@ -220,3 +220,11 @@ def test_nothing_is_changed_when_a_mask_does_not_fit() -> None:
     with pytest.raises(SparsewoodError, match="shape"):
         enforce_isometry(layer, {"weight": torch.ones(2, 2).bool()})
     assert torch.equal(kept(layer), before)
+
+
+def test_masks_of_both_names_of_a_tied_weight_hold() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    masks = {"0.weight": torch.rand(4, 4) > 0.3, "1.weight": torch.rand(4, 4) > 0.3}
+    enforce_isometry(model, masks, iterations=50)
+    assert sw.masks.not_held(model, masks) is None

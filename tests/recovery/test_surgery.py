@@ -407,6 +407,17 @@ def test_what_cannot_be_pruned_is_named() -> None:
     assert "grouped.weight: skipped, its inputs are in 2 groups" in str(told)
 
 
+def test_layers_that_compute_something_else_are_left_alone() -> None:
+    class Standardised(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+    model = nn.Sequential(Standardised(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
+    told = surgeon(model, [torch.randn(40, 6)], sparsity=0.5)
+    assert told.skipped == {"0.weight": "its forward is its own"}
+    assert list(told.layers) == ["2.weight"]
+
+
 def test_progress_names_each_weight_before_it_is_pruned() -> None:
     calls: list[tuple[str, int, int]] = []
     surgeon(network(), [torch.randn(20, 6)], sparsity=0.5, progress=lambda *call: calls.append(call))

@@ -58,6 +58,19 @@ def resolve(model: nn.Module, masks: Mapping[str, Tensor]) -> Resolved:
     return resolved
 
 
+def by_first_name(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks by the first names of their parameters, on their devices: what several names of one keep, all keep.
+
+    Raises as `apply_masks` does.
+    """
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    found: dict[str, Tensor] = {}
+    for _, parameter, mask in resolve(model, masks):
+        name, here = first[id(parameter)], mask.to(parameter.device)
+        found[name] = found[name] & here if name in found else here
+    return found
+
+
 @contextmanager
 def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
     """Inside, the masked entries of the model are 0; afterwards its parameters have the very tensors they had.

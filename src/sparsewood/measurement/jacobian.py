@@ -174,7 +174,7 @@ def _jacobians(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
 
 def _outputs(model: nn.Module, x: Tensor) -> Tensor:
     """What the model returns, flattened to [n, k]."""
-    found = call(model, x)
+    found = call(model, x.clone())  # its first operation may be in place
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.shape[:1] != x.shape[:1]:
         raise SparsewoodError(
             f"The model must return one floating-point tensor with an axis for examples, of which there are {len(x)}. "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.masks import apply_masks, resolve
+from sparsewood.masks import apply_masks, by_first_name
 from sparsewood.matrices import as_matrices, as_weight, matrix_layers
 from sparsewood.parameters import Entry
 from sparsewood.recovery.base import Follow, Recovery, Snapshot
@@ -92,8 +92,9 @@ def enforce_isometry(
         rate: of the gradient descent.
         progress: is called with a line of text for every layer that is done.
 
-    Biases and other layers are left alone. Computed in float32, or float64 where weights are. Raises
-    `SparsewoodError` for weights that are not finite and settings that mean nothing, and as `apply_masks`.
+    Biases and other layers are left alone; layers whose weights need no gradient are treated as well. Computed in
+    float32, or float64 where weights are. Raises `SparsewoodError` for weights that are not finite and settings that
+    mean nothing, and as `apply_masks`.
 
     Source: Lee et al. 2020, "A Signal Propagation Perspective for Pruning Neural Networks at Initialization",
     https://arxiv.org/abs/1906.06307, equation 10.
@@ -109,7 +110,7 @@ def enforce_isometry(
     layers = matrix_layers(model)
     if masks is not None:
         apply_masks(model, masks)
-    given = None if masks is None else {id(parameter): mask for _, parameter, mask in resolve(model, masks)}
+    given = None if masks is None else by_first_name(model, masks)
     found = {}
     for entry in layers:
         found[entry.name] = _enforce(entry, given, _Settings(iterations, rate, tolerance))
@@ -156,7 +157,7 @@ class _Settings:
 
 
 @torch.no_grad()
-def _enforce(entry: Entry, masks: Mapping[int, Tensor] | None, settings: _Settings) -> LayerIsometry:
+def _enforce(entry: Entry, masks: Mapping[str, Tensor] | None, settings: _Settings) -> LayerIsometry:
     """Treat one layer, in place."""
     parameter = entry.parameter
     weight = parameter.detach()
@@ -165,7 +166,7 @@ def _enforce(entry: Entry, masks: Mapping[int, Tensor] | None, settings: _Settin
     if masks is None:
         kept = weight != 0
     else:
-        kept = masks.get(id(parameter), torch.ones((), dtype=torch.bool)).to(weight.device).expand_as(weight)
+        kept = masks.get(entry.name, torch.ones((), dtype=torch.bool)).to(weight.device).expand_as(weight)
     wide = torch.promote_types(weight.dtype, torch.float32)
     matrices, free = as_matrices(entry, weight).to(wide), as_matrices(entry, kept).to(wide)
     tall = matrices.shape[1] > matrices.shape[2]

@@ -13,6 +13,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 __all__ = ["at", "batched", "draw", "patches", "unsolvable", "users_of"]
 
 
+_FORWARDS = {kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+
+
 def users_of(model: nn.Module) -> dict[int, int]:
     """How many modules own each parameter, by its id."""
     users: dict[int, int] = {}
@@ -26,6 +29,8 @@ def unsolvable(layer: nn.Module, users: Mapping[int, int]) -> str:
     """Why no other weights can be computed for this layer from its inputs, or an empty string."""
     if not isinstance(layer, nn.Linear | _ConvNd) or isinstance(layer, _ConvTransposeNd):
         return f"layers of type {type(layer).__name__} are not refitted"
+    if type(layer).forward not in _FORWARDS:
+        return "its forward is its own"
     parameters = [layer._parameters.get("weight"), layer._parameters.get("bias")]
     if parameters[0] is None:
         return "its weight is computed from other parameters"

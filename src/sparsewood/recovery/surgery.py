@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsewood.algebra import round_half_even
 from sparsewood.errors import SparsewoodError, require_model
-from sparsewood.masks import apply_masks, resolve
+from sparsewood.masks import apply_masks, by_first_name
 from sparsewood.parameters import Entry, choose, entries, names_match
 from sparsewood.recovery.passes import call_order
 from sparsewood.recovery.patches import unsolvable, users_of
@@ -117,7 +117,7 @@ def surgeon(
     _check(model, data, method, damp, samples)
     generator = generator or torch.Generator().manual_seed(0)
     seed = int(torch.randint(2**62, (), generator=generator))
-    given = _given(model, masks)
+    given = by_first_name(model, masks or {})
     tasks, skipped = _planned(model, sparsity, given)
     with untouched(model):
         order = call_order(model, {name: task.entry.module for name, task in tasks.items()}, data)
@@ -158,16 +158,6 @@ class _Task:
     entry: Entry
     may_stay: Tensor
     count: int
-
-
-def _given(model: nn.Module, masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """The masks by the first names of their parameters, on their devices; what several names of one keep, all keep."""
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
-    given: dict[str, Tensor] = {}
-    for _, parameter, mask in resolve(model, masks or {}):
-        name, here = first[id(parameter)], mask.to(parameter.device)
-        given[name] = given[name] & here if name in given else here
-    return given
 
 
 def _planned(
