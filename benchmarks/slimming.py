@@ -9,7 +9,7 @@ batch 256, weight decay 1e-4, cosine in each part. The weights of the last step 
 chosen with `--part validation`, which never opens the test images.
 
     python benchmarks/slimming.py --data-dir DIR
-    python benchmarks/slimming.py --data-dir DIR --part validation --seeds 1 --methods slimming --strengths 1e-4 1e-3 1e-2
+    python benchmarks/slimming.py --data-dir DIR --part validation --seeds 1 --methods slimming --strengths 1e-4 1e-2
 """
 
 from __future__ import annotations

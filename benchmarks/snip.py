@@ -144,11 +144,14 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--init-scale", type=float, default=2.0, help="of the weights' variance, scale / fan_in")
+    parser.add_argument("--mean", type=float, default=0.1307, help="taken off pixels in [0, 1]; 0 leaves margins at 0")
+    parser.add_argument("--deviation", type=float, default=0.3081, help="that pixels are divided by")
     parser.add_argument("--part", choices=("test", "validation"), default="test", help="whose errors are printed")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    split = sw.data.mnist(options.data_dir, validation=6000)
+    pixels = sw.data.Normalization((options.mean,), (options.deviation,))
+    split = sw.data.mnist(options.data_dir, validation=6000, normalization=pixels)
     measured = split.test.open() if options.part == "test" else split.validation
     data, began = (images(split.train), images(measured)), time.perf_counter()
     rows: dict[tuple[str, float], list[list[float]]] = {}
