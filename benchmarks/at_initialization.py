@@ -14,12 +14,12 @@ a signal got through after pruning.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from typing import Any
 
 import torch
+from cells import shown
 from snip import Images, images, trained
 from torch import nn
 from torch.nn import functional as F
@@ -89,13 +89,12 @@ def main() -> None:
         cells = []
         for exponent in options.exponents:
             values = [accuracy for accuracy, _ in found[method, exponent]]
-            spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             connected = sum(alive for _, alive in found[method, exponent])
             whole = "" if connected == len(values) else f" ({connected} of {len(values)} connected)"
-            cells.append(f"{statistics.mean(values):.1f}{spread}{whole}")
+            cells.append(shown(values, 1) + whole)
         print(f"| {method} | {' | '.join(cells)} |")
     dense = [accuracy for accuracy, _ in found["dense", 0.0]]
-    print(f"\ndense: {statistics.mean(dense):.1f}" + (f" +- {statistics.stdev(dense):.1f}" if len(dense) > 1 else ""))
+    print(f"\ndense: {shown(dense, 1)}")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from cells import shown
 from snip import BATCH, Images, error, images, network, rate
 from torch import nn
 from torch.nn import functional as F
@@ -80,11 +80,6 @@ def train(model: nn.Module, data: Images, seed: int, epochs: int, start: Start |
             if pruner is not None:
                 pruner.step()
     return sw.Masks({}) if pruner is None else pruner.finish()
-
-
-def shown(values: list[float]) -> str:
-    spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 import torch
+from cells import shown
 from torch import nn
 
 import sparsewood as sw
@@ -65,16 +66,11 @@ def by_seed(values: Mapping[tuple[int, str, float], float]) -> list[float]:
     return [statistics.mean(value for key, value in values.items() if key[0] == seed) for seed in seeds]
 
 
-def shown(values: list[float]) -> str:
-    spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
-
-
 def difference(found: Penalties, one: Key, other: Key) -> str:
     """Of pairs: the mean over seeds, and how often it is below 0."""
     pairs = {key: found[one][key] - found[other][key] for key in found[one]}
     better = sum(value < 0 for value in pairs.values())
-    return f"{shown(by_seed(pairs))} (lower in {better} of {len(pairs)} pairs)"
+    return f"{shown(by_seed(pairs), 3)} (lower in {better} of {len(pairs)} pairs)"
 
 
 def main() -> None:
@@ -97,7 +93,7 @@ def main() -> None:
     )
     print("| score | plain | bias propagation | bias propagation - plain |\n|---|---:|---:|---:|")
     for name in SCORES:
-        plain, propagated = (shown(by_seed(found[name, bp])) for bp in (False, True))
+        plain, propagated = (shown(by_seed(found[name, bp]), 3) for bp in (False, True))
         print(f"| {name} | {plain} | {propagated} | {difference(found, (name, True), (name, False))} |")
     print("\n| difference | plain | bias propagation |\n|---|---:|---:|")
     for one, other in (("abs_mrs", "mrs"), ("abs_rs", "rs"), ("abs_mrs", "abs_rs"), ("abs_mrs", "rand")):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from cells import shown
 from torch import nn
 
 import sparsewood as sw
@@ -106,8 +106,7 @@ def table(found: Sequence[Mapping[tuple[str, str], tuple[float, ...]]]) -> None:
         cells = []
         for column in range(2):
             values = [100 * one[way, factor][column] for one in found]
-            spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}")
+            cells.append(shown(values, 1))
         print(f"| 1/{factor} | {way} | {' | '.join(cells)} |")
 
 

@@ -16,7 +16,6 @@ import argparse
 import copy
 import math
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from cells import shown
 from torch import Tensor, nn
 
 import sparsewood as sw
@@ -130,8 +130,7 @@ def cell(values: Sequence[float], digits: int = 2) -> str:
     lost = sum(math.isnan(value) for value in values)
     if lost:
         return f"{lost} of {len(values)} diverged"
-    spread = f" +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+    return shown(values, digits)
 
 
 def singular_table(runs: Sequence[Mapping[Cell, Trained]]) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from cells import shown
 from torch import nn
 
 import sparsewood as sw
@@ -140,10 +141,7 @@ class Experiment:
 def mean(values: Sequence[float | None]) -> str:
     """Mean and sample standard deviation; "-" where there is nothing."""
     there = [value for value in values if value is not None]
-    if not there:
-        return "-"
-    spread = f" +- {statistics.stdev(there):.2f}" if len(there) > 1 else ""
-    return f"{statistics.mean(there):.2f}{spread}"
+    return shown(there) if there else "-"
 
 
 def table(found: Sequence[dict[str, Row]], part: str) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from cells import shown
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -125,11 +125,6 @@ def pruned(model: nn.Module, method: str, sparsity: float, train: Images, seed: 
     )
     assert all(torch.equal(p, one) for p, one in zip(model.parameters(), before, strict=True)), "scored what is trained"
     return masks
-
-
-def shown(values: list[float]) -> str:
-    spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ import time
 from contextlib import nullcontext
 
 import torch
-from snip import BATCH, Images, error, images, network, rate, shown
+from cells import shown
+from snip import BATCH, Images, error, images, network, rate
 from torch import nn
 from torch.nn import functional as F
 

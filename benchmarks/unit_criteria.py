@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cells import shown
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -169,11 +170,6 @@ def run(data: Any, seed: int, options: argparse.Namespace) -> tuple[Found, dict[
             left_out[criterion] = "The network has no weights that it scores."
         print(f"seed {seed}: {criterion}", file=sys.stderr, flush=True)
     return found, left_out, error(model, data.validation)
-
-
-def shown(values: Sequence[float]) -> str:
-    spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
 
 
 def table(found: Sequence[Found]) -> None:

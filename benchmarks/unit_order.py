@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
 import torch
+from cells import shown
 from torch import nn
 
 import sparsewood as sw
@@ -99,8 +99,7 @@ def table(runs: Sequence[Mapping[tuple[float, str], tuple[float, ...]]]) -> None
         cells = []
         for column in range(2):
             values = [100 * run[amount, way][column] for run in runs]
-            spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}")
+            cells.append(shown(values, 1))
         print(f"| {amount:.0%} | {way} | {' | '.join(cells)} |")
 
 
