@@ -9,6 +9,7 @@ from . import (
     masks,
     measurement,
     models,
+    packing,
     penalties,
     recipes,
     recovery,
@@ -38,6 +39,7 @@ from .errors import FileFormatError, OutputError, SparsewoodError, UnknownName
 from .granularity import NM, Block, Channel, Column, Coupled, Element, Filter, Kernel, Row, Units, Vector
 from .masks import Keeper, apply_masks, enforce, masks_from_state_dict
 from .measurement import Measurement, compare_latency, evaluate, latency, measure
+from .packing import PackedTensor, PackReport, pack, unpack
 from .pruning import Pruning, prune, score
 from .recipes import sensitivity
 from .run.recipe import load_recipe
@@ -97,6 +99,8 @@ __all__ = [
     "Measurement",
     "Named",
     "OutputError",
+    "PackReport",
+    "PackedTensor",
     "Params",
     "PerLayer",
     "PerRow",
@@ -143,6 +147,8 @@ __all__ = [
     "measure",
     "measurement",
     "models",
+    "pack",
+    "packing",
     "penalties",
     "preview",
     "prune",
@@ -164,4 +170,5 @@ __all__ = [
     "unit_criteria",
     "unit_memorization",
     "units",
+    "unpack",
 ]

@@ -27,6 +27,7 @@ __all__ = [
     "checked",
     "digest",
     "from_json",
+    "parsed",
     "plan_of",
     "read",
     "render",
@@ -63,7 +64,7 @@ def to_json(plan: ShrinkPlan) -> str:
 def from_json(text: str) -> ShrinkPlan:
     """The plan that `to_json` wrote. Raises `FileFormatError` for any other text."""
     try:
-        data = _parsed(text)
+        data = parsed(text)
         checked(data)
         return plan_of(data)
     except InvalidPlan as error:
@@ -124,7 +125,7 @@ def plan_of(data: Mapping[str, Any]) -> ShrinkPlan:
 
 def read(content: bytes) -> dict[str, Any]:
     """The object in a plan file, once its version, spelling and checksum are found right."""
-    data = _parsed(content)
+    data = parsed(content)
     if data.get("sha256") != digest(data) or render(data).encode() != content:
         raise InvalidPlan("its checksum differs from its content, so it was altered or damaged")
     return data
@@ -287,7 +288,7 @@ def _canonical(data: Mapping[str, Any]) -> str:
     return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def _parsed(content: str | bytes) -> dict[str, Any]:
+def parsed(content: str | bytes) -> dict[str, Any]:
     """The object in a text, of this format and version."""
     try:
         text = content.decode() if isinstance(content, bytes) else content
