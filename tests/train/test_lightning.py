@@ -15,10 +15,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from sparsewood.criteria import Random, WeightTimesGradient
+from sparsewood.dynamics import RigL
 from sparsewood.errors import SparsewoodError
 from sparsewood.models.wheels import ensure_torchvision
 from sparsewood.pruning import Pruning
 from sparsewood.schedules import Cubic, Linear, OneShot, Soft
+from sparsewood.train.dynamic import DynamicPruner
 from sparsewood.train.pruner import Pruner
 from sparsewood.types import Masks
 
@@ -243,6 +245,30 @@ def test_several_optimizers(tmp_path: Path) -> None:
 
     with pytest.raises(SparsewoodError, match=r"needs a module with one optimizer\. Two has 2; use Pruner"):
         trainer(1, tmp_path, SparsityCallback(PRUNINGS["once"])).fit(Two(), loader())
+
+
+def test_004_36_masks_that_change_read_the_gradients_of_their_step(tmp_path: Path) -> None:
+    """Lightning steps with a closure, in which the gradients come about: the same as in a plain loop without one."""
+
+    class Changing(Module):
+        def on_fit_start(self) -> None:
+            self.pruner = DynamicPruner(self, self.optimizers(), RigL(0.5, every=2), steps=3 * STEPS)
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.pruner.step()
+
+    module, plain = Changing(), Module()
+    trainer(3, tmp_path).fit(module, loader())
+    optimizer = sgd(plain)
+    pruner = DynamicPruner(plain, optimizer, RigL(0.5, every=2), steps=3 * STEPS)
+    first = pruner.masks
+    for inputs, labels in 3 * batches():
+        optimizer.zero_grad()
+        cross_entropy(plain(inputs), labels).backward()
+        optimizer.step()
+        pruner.step()
+    assert module.pruner.finish() == pruner.finish() != first
+    assert_same(module, plain)
 
 
 def test_data_without_a_length(tmp_path: Path) -> None:

@@ -178,10 +178,20 @@ class SoftKeeper:
         if self._only_kept:
             for name, owner in self._owners.items():
                 if owner.grad is not None:
-                    clear(owner.grad, self._masks[name].to(owner.device))
+                    owner.grad = _cleared(owner.grad, self._masks[name].to(owner.device))
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         self._hide()
+
+
+def _cleared(gradient: Tensor, mask: Tensor) -> Tensor:
+    """The gradient of what is kept. A sparse one, as of an embedding, stays sparse, for optimizers that need it so."""
+    if not gradient.is_sparse:
+        clear(gradient, mask)
+        return gradient
+    gathered = gradient.coalesce()
+    clear(gathered.values(), mask[tuple(gathered.indices())])
+    return gathered
 
 
 def _require_whole(owners: Mapping[str, nn.Parameter]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,10 +17,13 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.masks import Keeper, SoftKeeper, enforce, soften
 from sparsewood.parameters import Entry, Selectors, choose
 from sparsewood.seeds import generator_for
+from sparsewood.train.gradients import gradient_of, on_gradients
 from sparsewood.train.pruner import MASK, State, innermost_optimizer, require_identity, require_zeros
 from sparsewood.types import Masks
 
 __all__ = ["DynamicPruner"]
+
+logger = logging.getLogger(__name__)
 
 DENSE, MEMORY = "dense/", "memory/"
 
@@ -32,16 +36,22 @@ class DynamicPruner:
     is looked at, also where masked weights go on learning (see `masks.soften`).
 
     Args:
-        optimizer: a PyTorch optimizer, or one that accelerate, Fabric or Lightning wrapped around it.
+        optimizer: a PyTorch optimizer, or one that accelerate, Fabric or Lightning wrapped around it. It must update
+            all parameters that are chosen. A step with a closure, as Lightning's automatic optimization takes, is only
+            for rules by which masked weights are zero until they come back (SET, RigL); others refuse it.
         steps: how many optimizer steps the training has.
         include, exclude, protect_classifier: the parameters, as in `prune`.
         seed: for what is random; the update after step t draws from `derive(seed, "dynamics", t)`.
         state: what `state()` returned, to go on from there; needed where the weights of then are loaded already.
 
-    `step()` counts calls: a step that a `GradScaler` skipped counts. With gradients accumulated over several backward
-    passes, those that the optimizer sees are read. Sharded parameters are not supported.
+    Gradients are read as the optimizer sees them: summed over several backward passes, clipped, unscaled; of a closure
+    those of its first evaluation; a weight that a step left without a gradient has one of 0. `step()` counts calls: a
+    step that a `GradScaler` skipped counts. A rule that sums gradients up sees nothing of it, and a rule that reads
+    those of the step leaves the masks as they are if its update falls on it (a warning says so). Sharded parameters are
+    not supported.
 
-    Raises `SparsewoodError` for parameters that cannot be masked, and if no update falls into the training.
+    Raises `SparsewoodError` for parameters that cannot be masked or that are not trained, for a sparsity that they
+    cannot have, and if no update falls into the training.
 
     >>> from sparsewood.dynamics import RigL
     >>> model = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 2))
@@ -74,18 +84,19 @@ class DynamicPruner:
         self._model, self._dynamics, self._all_steps, self._seed = model, dynamics, steps, seed
         self._times = dynamics.times(steps)
         chosen = choose(model, include=include, exclude=exclude, protect_classifier=protect_classifier)
+        inner = innermost_optimizer(optimizer)
+        _require_trained(chosen, inner)
         self._owners = {entry.name: entry.parameter for entry in chosen}
         self._layers = tuple(_layer(entry) for entry in chosen)
-        self._steps, self._finished = 0, False
+        self._optimizer, self._steps, self._stepped, self._finished = inner, 0, False, False
         self._gradients: dict[str, Tensor] = {}
         self._memory: Memory = {}
         self._keeper: Keeper | SoftKeeper | None = None
         weights = {name: owner.detach() for name, owner in self._owners.items()}
         # With a state the weights may be those of then already, of which the first masks would clear some.
         masks = dynamics.first(self._moment({}, weights)) if state is None else _part(state[0], MASK)
-        inner = innermost_optimizer(optimizer)
         # Before the keeper's, so that gradients are read as the backward pass left them.
-        self._handle = inner.register_step_pre_hook(self._before_step)
+        self._handle = on_gradients(inner, self._look)
         try:
             self._keeper = _keeper(model, masks, inner, dynamics.masked_learn)
             self._memory = dynamics.remembered(self._moment(self._keeper.masks, self._weights()))
@@ -119,15 +130,20 @@ class DynamicPruner:
     def step(self) -> None:
         """Call this after every optimizer step: updates the masks if it is time.
 
-        Raises `SparsewoodError` if the pruner was finished, if zeros did not hold, or if a gradient is missing.
+        Raises `SparsewoodError` if the pruner was finished, or if zeros did not hold.
         """
         self._require_open()
         self._steps += 1
         if self._steps not in self._times:
             return
         self._require_zeros()
-        if self._dynamics.reads_gradients:
-            self._require_gradients()
+        if not self._saw_enough():
+            logger.warning(
+                "%s: the optimizer did not step at step %d of %d (a GradScaler skips steps, or step() was called "
+                "before optimizer.step()), so that there are no gradients: the masks stay as they are.",
+                self._dynamics, self._steps, self._all_steps,
+            )  # fmt: skip
+            return
         assert self._keeper is not None
         masks = self._dynamics.update(self._moment(self.masks, self._weights(), self._gradients))
         self._keeper.masks = Masks.adopt(dict(masks))
@@ -136,8 +152,8 @@ class DynamicPruner:
     def finish(self) -> Masks:
         """Check that all was done, the target was hit and zeros hold; end it, and return the final masks.
 
-        Raises `SparsewoodError` if the training was too short, or naming the parameter whose zeros did not hold.
-        Further calls return the masks again.
+        Raises `SparsewoodError` if the training was too short, if the optimizer never stepped although the rule needs
+        gradients, or naming the parameter whose zeros did not hold. Further calls return the masks again.
         """
         if not self._finished:
             self._require_done()
@@ -182,6 +198,7 @@ class DynamicPruner:
             saved = _part(tensors, f"{MEMORY}{what}/")
             self._memory[what] = {name: saved[name].to(now.device, copy=True) for name, now in by_name.items()}
         self._steps = values["step"]
+        self._stepped = self._steps > 0
 
     def __repr__(self) -> str:
         return f"DynamicPruner({self._dynamics}, {self._steps} of {self._all_steps} steps done, {self.masks})"
@@ -197,17 +214,23 @@ class DynamicPruner:
             return self._keeper.dense
         return {name: owner.detach() for name, owner in self._owners.items()}
 
-    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
-        observes = self._dynamics.observes
-        if not observes and not (self._dynamics.reads_gradients and self._steps + 1 in self._times):
+    def _look(self) -> None:
+        """The gradients of the step that is about to be done."""
+        self._stepped = True
+        rule, reads = self._dynamics, self._dynamics.reads_gradients and self._steps + 1 in self._times
+        if not rule.observes and not reads:
             return
         with torch.no_grad():
-            grads = {name: owner.grad for name, owner in self._owners.items()}
-            found = {n: torch.zeros_like(self._owners[n]) if grad is None else grad for n, grad in grads.items()}
-            if observes:
-                self._memory = self._dynamics.observe(self._moment(self.masks, self._weights(), found))
-            else:  # to be read after the step, in which optimizers may write over gradients
-                self._gradients = {name: grad.clone() for name, grad in found.items()}
+            found = {name: gradient_of(owner, self._optimizer) for name, owner in self._owners.items()}
+            if rule.observes:
+                self._memory = rule.observe(self._moment(self.masks, self._weights(), found))
+            if reads:  # after the step, in which optimizers may write over gradients
+                self._gradients = {name: gradient.clone() for name, gradient in found.items()}
+
+    def _saw_enough(self) -> bool:
+        return (self._stepped or not self._dynamics.observes) and (
+            bool(self._gradients) or not self._dynamics.reads_gradients
+        )
 
     def _identity(self) -> dict[str, Any]:
         return {"dynamics": repr(self._dynamics), "steps": self._all_steps, "seed": self._seed}
@@ -216,18 +239,16 @@ class DynamicPruner:
         if self._finished:
             raise SparsewoodError("This pruner was finished. Make a new one for further training.")
 
-    def _require_gradients(self) -> None:
-        if not self._gradients:
-            raise SparsewoodError(
-                f"DynamicPruner: {self._dynamics} reads the gradients of step {self._steps}, but the optimizer did not "
-                "step. Call optimizer.step() before step()."
-            )
-
     def _require_done(self) -> None:
         if not self.done:
             raise SparsewoodError(
                 f"DynamicPruner: the last update is after step {self._times[-1]} of {self._all_steps}, and only "
                 f"{self._steps} steps were done, each with a call of step(). Train on, or pass the right steps=..."
+            )
+        if not self._stepped and (self._dynamics.reads_gradients or self._dynamics.observes):
+            raise SparsewoodError(
+                f"DynamicPruner: {self._dynamics} goes by gradients, and the optimizer did not step once in "
+                f"{self._steps} steps. Pass the optimizer that trains the model, and call its step() before this one's."
             )
 
     def _require_zeros(self) -> None:
@@ -249,6 +270,22 @@ def _keeper(
     if masked_learn is None:
         return enforce(model, given, optimizer)
     return soften(model, given, optimizer, gradient=masked_learn)
+
+
+def _require_trained(chosen: Sequence[Entry], optimizer: Optimizer) -> None:
+    """What never moves has no gradient to go by, and what comes back from 0 would stay there."""
+    managed = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for entry in chosen:
+        if not entry.parameter.requires_grad:
+            reason = f"{entry.name!r} needs no gradient"
+        elif id(entry.parameter) not in managed:
+            reason = f"the {type(optimizer).__name__} optimizer does not update {entry.name!r}"
+        else:
+            continue
+        raise SparsewoodError(
+            f"DynamicPruner: {reason}, and masks that change are for weights that are trained. Leave it out with "
+            f"exclude=[{entry.name!r}], or train it: with the optimizer that was built from this model's parameters."
+        )
 
 
 def _layer(entry: Entry) -> Layer:

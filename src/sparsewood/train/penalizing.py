@@ -15,6 +15,7 @@ from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.parameters import entries
 from sparsewood.penalties import Penalty, UnitMap, Weights
 from sparsewood.structure import Structure
+from sparsewood.train.gradients import scale_of, with_closure
 from sparsewood.train.pruner import innermost_optimizer
 from sparsewood.units.tracing import structure_of
 
@@ -116,8 +117,7 @@ class Penalizer:
     def add(self, step: int | None = None) -> None:
         """Add the gradient now; for loops that know better when."""
         self.prepare()
-        # Set by a GradScaler on optimizers that unscale within their step.
-        scale = getattr(self._optimizer, "grad_scale", None)
+        scale = scale_of(self._optimizer)
         with torch.no_grad():
             for name, added in self.penalty(self._weights(step)).items():
                 parameter = self._parameters[name]
@@ -161,13 +161,11 @@ class Penalizer:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         del optimizer
-        if len(args) > 1 and callable(args[1]):  # after the optimizer itself
-            return (args[0], self._with_penalty(args[1]), *args[2:]), kwargs
-        if callable(kwargs.get("closure")):
-            return args, {**kwargs, "closure": self._with_penalty(kwargs["closure"])}
-        self.add()
-        self.steps += 1
-        return None
+        replaced = with_closure(args, kwargs, self._with_penalty)
+        if replaced is None:
+            self.add()
+            self.steps += 1
+        return replaced
 
     def _with_penalty(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         at = self.steps  # all evaluations of one step are of that step
