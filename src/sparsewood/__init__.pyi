@@ -11,6 +11,7 @@ from . import (
     models,
     packing,
     penalties,
+    quantization,
     recipes,
     recovery,
     report,
@@ -41,6 +42,7 @@ from .masks import Keeper, apply_masks, enforce, masks_from_state_dict
 from .measurement import Measurement, compare_latency, evaluate, latency, measure
 from .packing import PackedTensor, PackReport, pack, unpack
 from .pruning import Pruning, prune, score
+from .quantization import share_weights
 from .recipes import sensitivity
 from .run.recipe import load_recipe
 from .shrinking import (
@@ -153,6 +155,7 @@ __all__ = [
     "preview",
     "prune",
     "prune_units",
+    "quantization",
     "recipes",
     "recovery",
     "report",
@@ -160,6 +163,7 @@ __all__ = [
     "schedules",
     "score",
     "sensitivity",
+    "share_weights",
     "shrink",
     "shrinking",
     "statistics",

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.quantization import DensityBased, KMeansPlusPlus, Linear, Optimal, Start, assign, kmeans
-from sparsewood.quantization.exact import exact_edges
+from sparsewood.quantization.exact import dense_edges, divided_edges, exact_edges
+from sparsewood.quantization.grid import cluster
 from sparsewood.quantization.points import Points, apart, lloyd, points_of
 from sparsewood.quantization.windows import coarse_edges, density_edges, improved
 
@@ -76,7 +77,6 @@ def test_two_groups_of_equal_values() -> None:
     assert found.centers.tolist() == [1.0, 5.0]
     assert found.weights.tolist() == [3.0, 2.0]
     assert found.error == pytest.approx(0, abs=1e-14)
-    assert found.squares == pytest.approx(53)
 
 
 def test_one_cluster_is_the_mean_and_its_error_the_variance() -> None:
@@ -84,7 +84,6 @@ def test_one_cluster_is_the_mean_and_its_error_the_variance() -> None:
     found = kmeans(values, 1)
     assert found.centers[0] == pytest.approx(values.mean(), rel=1e-12)
     assert found.error == pytest.approx(((values - values.mean()) ** 2).sum(), rel=1e-12)
-    assert found.squares == pytest.approx((values**2).sum(), rel=1e-12)
 
 
 @pytest.mark.parametrize("count", [64, 6400])
@@ -100,7 +99,7 @@ def test_weights_count_like_copies() -> None:
     values, copies = np.array([0.0, 1.0, 4.0, 9.0, 10.0]), np.array([3, 1, 2, 1, 5])
     weighted, repeated = kmeans(values, 3, weights=copies), kmeans(np.repeat(values, copies), 3)
     assert weighted.centers.tolist() == repeated.centers.tolist()
-    assert (weighted.error, weighted.squares) == (repeated.error, repeated.squares)
+    assert weighted.error == repeated.error
     assert kmeans(values, 3).first.tolist() == [0.0, 4.0, 9.0]
     assert kmeans(values, 3, weights=np.array([99, 99, 1, 1, 1])).first.tolist() == [0.0, 1.0, 9.0]
 
@@ -118,19 +117,20 @@ def test_001_10_exact_is_the_best_of_all_partitions(values: list[float], cluster
     weights = np.random.default_rng(seed).integers(1, 5, len(values)) if seed else None
     points = points_of(np.array(values), weights)
     clusters = min(clusters, len(points))
-    edges = exact_edges(points, clusters)
-    assert edges[0] == 0
-    assert edges[-1] == len(points)
-    assert (np.diff(edges) > 0).all()
-    assert points.error(edges) == pytest.approx(brute(points, clusters), rel=1e-9, abs=1e-12 * (1 + points.squares))
+    for edges in (dense_edges(points, clusters), divided_edges(points, clusters)):
+        assert edges[0] == 0
+        assert edges[-1] == len(points)
+        assert (np.diff(edges) > 0).all()
+        assert points.error(edges) == pytest.approx(brute(points, clusters), rel=1e-9, abs=1e-12 * (1 + points.squares))
 
 
 @pytest.mark.parametrize("name", ["normal", "heavy", "few"])
 @pytest.mark.parametrize("clusters", [2, 7, 40])
 def test_001_10_exact_is_dynamic_programming(name: str, clusters: int) -> None:
     values = draw(name, 120).astype(np.float64)
-    expected = plain_programme(values, clusters)
+    expected, points = plain_programme(values, clusters), points_of(values)
     assert kmeans(values, clusters).error == pytest.approx(expected, rel=1e-9)
+    assert points.error(divided_edges(points, clusters)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["normal", "laplace", "heavy", "far", "uniform", "few"])
@@ -170,10 +170,10 @@ def test_what_holds_for_any_values_and_any_start(values: list[float], clusters: 
     codes = assign(torch.from_numpy(array), torch.from_numpy(found.first)).numpy()
     assert np.bincount(codes, minlength=len(found)).tolist() == found.weights.tolist()
     direct = float(((array - found.centers[codes]) ** 2).sum())
-    scale = found.squares + 1e-300
+    scale = float((array**2).sum()) + 1e-300
     assert found.error == pytest.approx(direct, rel=1e-6, abs=1e-12 * scale)
     nearest = np.abs(array[:, None] - found.centers).min(1)
-    assert np.abs(array - found.centers[codes]) == pytest.approx(nearest, rel=1e-6, abs=1e-6 * float(scale**0.5))
+    assert np.abs(array - found.centers[codes]) == pytest.approx(nearest, rel=1e-6, abs=1e-6 * scale**0.5)
     if clusters >= len(distinct):
         assert found.centers.tolist() == distinct.tolist()
         assert found.error == 0
@@ -277,6 +277,32 @@ def test_assign_where_all_begins_are_at_one_end() -> None:
     first = torch.tensor([0.0, 1.0, torch.nextafter(torch.tensor(1.0), torch.tensor(2.0)), 3e38])
     values = torch.cat([first, torch.rand(40_000) * 2]).reshape(2, -1)
     assert torch.equal(assign(values, first).long(), torch.bucketize(values, first[1:], right=True))
+
+
+# ---------------------------------------------------------------- many values
+
+
+@pytest.mark.parametrize("name", ["normal", "laplace", "heavy", "far", "uniform", "few"])
+@pytest.mark.parametrize("clusters", [3, 24, 200])
+def test_many_values_on_a_grid_end_as_sorted_ones_do(name: str, clusters: int) -> None:
+    values = torch.from_numpy(draw(name, 200_000))
+    codes, centers = cluster(values, clusters, Optimal())
+    assert codes.dtype is torch.int32
+    assert torch.bincount(codes).numel() == len(centers) == clusters
+    sums = torch.bincount(codes, weights=values.double())
+    assert torch.allclose(centers, sums / torch.bincount(codes), rtol=1e-12)
+    order = values.argsort()
+    assert (codes[order].diff() >= 0).all()
+    error = float((values.double() - centers[codes]).square().sum())
+    assert error <= 1.003 * kmeans(values.numpy(), clusters).error
+
+
+def test_of_many_values_few_different_ones_are_kept() -> None:
+    values = torch.from_numpy(draw("few", 150_000))
+    codes, centers = cluster(values, 5000, Optimal())
+    assert torch.equal(centers[codes].float(), values)
+    same = torch.full((150_000,), 0.3)
+    assert cluster(same, 4, Optimal())[1].tolist() == [float(same[0])]
 
 
 # ---------------------------------------------------------------- errors

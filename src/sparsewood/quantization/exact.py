@@ -6,7 +6,9 @@ import numpy as np
 
 from sparsewood.quantization.points import Edges, Floats, Points
 
-__all__ = ["exact_edges"]
+__all__ = ["dense_edges", "divided_edges", "exact_edges"]
+
+_DENSE = 768
 
 
 def exact_edges(points: Points, clusters: int) -> Edges:
@@ -14,16 +16,44 @@ def exact_edges(points: Points, clusters: int) -> Edges:
 
         E_j(i) = min over m < i of E_{j-1}(m) + error of the points m ... i - 1 as one cluster
 
-    E_j(i) is the least error of the first i points in j clusters. The best m does not fall as i grows, so that rows in
-    between need only look between the answers of their neighbours: k n log n steps in all, a whole level of
-    neighbours at once. Memory is 4 k n bytes.
+    E_j(i) is the least error of the first i points in j clusters.
 
-    Sources: Wu 1991, "Optimal quantization by matrix searching", https://doi.org/10.1016/0196-6774(91)90039-2; Wang &
-    Song 2011, https://doi.org/10.32614/RJ-2011-015.
+    Source: Wang & Song 2011, "Ckmeans.1d.dp: optimal k-means clustering in one dimension by dynamic programming",
+    https://doi.org/10.32614/RJ-2011-015.
 
     >>> from sparsewood.quantization.points import points_of
     >>> exact_edges(points_of(np.array([0.0, 1.0, 5.0, 6.0, 20.0])), 3)
     array([0, 2, 4, 5])
+    """
+    return (dense_edges if len(points) <= _DENSE else divided_edges)(points, clusters)
+
+
+def dense_edges(points: Points, clusters: int) -> Edges:
+    """`exact_edges` in k n^2 steps, each of them short: the quickest way for few points."""
+    count = len(points)
+    mass = points.weights - points.weights[:, None]
+    spared = points.sums - points.sums[:, None]
+    spared *= spared
+    spared /= np.where(mass > 0, mass, 1.0)
+    spared[mass <= 0] = -np.inf
+    # error = squares - what clusters spare, of which the largest sum is sought.
+    best, total = [spared[0, :, None]], np.empty_like(spared)
+    for _ in range(clusters - 2):
+        np.add(spared, best[-1], out=total)
+        best.append(np.maximum.reduce(total, axis=0)[:, None])
+    edges = np.zeros(clusters + 1, dtype=np.int64)
+    edges[clusters] = count
+    for j in range(clusters - 1, 0, -1):
+        edges[j] = (spared[:, edges[j + 1]] + best[j - 1][:, 0]).argmax()
+    return edges
+
+
+def divided_edges(points: Points, clusters: int) -> Edges:
+    """`exact_edges` in k n log n steps.
+
+    The best m does not fall as i grows, so that rows in between need only look between the answers of their neighbours,
+    a whole level of neighbours at once. Memory is 4 k n bytes. Source: Wu 1991, "Optimal quantization by matrix
+    searching", https://doi.org/10.1016/0196-6774(91)90039-2.
     """
     count = len(points)
     best = np.full(count + 1, np.inf)

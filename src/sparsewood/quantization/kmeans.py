@@ -27,14 +27,13 @@ class Clusters:
     """Cluster j has the center centers[j], the mean of its values, and begins at the value first[j]; both ascend.
 
     `weights` are those of each cluster's values together. `error` is the sum of weight * (value - center)^2, up to
-    rounding of about 1e-15 of `squares`, the sum of weight * value^2.
+    rounding of about 1e-15 of what it is with one cluster.
     """
 
     centers: Floats
     first: Floats
     weights: Floats
     error: float
-    squares: float
 
     def __len__(self) -> int:
         return len(self.centers)
@@ -60,12 +59,11 @@ def kmeans(
     if isinstance(clusters, bool) or not isinstance(clusters, int) or clusters < 1:
         raise SparsewoodError(f"k-means: the number of clusters must be a whole number >= 1. Got {clusters!r}.")
     points = points_of(values, weights)
-    squares = points.squares + float(points.weights[-1]) * points.shift**2
     if clusters >= len(points):
-        return Clusters(points.values, points.values, points.mass, 0.0, squares)
+        return Clusters(points.values, points.values, points.mass, 0.0)
     edges = lloyd(points, start(points, clusters))
     weights, first = np.diff(points.weights[edges]), points.values[edges[:-1]]
-    return Clusters(points.centers(edges), first, weights, points.error(edges), squares)
+    return Clusters(points.centers(edges), first, weights, points.error(edges))
 
 
 def assign(values: Tensor, first: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from sparsewood.masks import apply_masks, by_first_name
 from sparsewood.masks.apply import local
 from sparsewood.parameters import Entry, Selectors
 from sparsewood.quantization.granularities import PerChannel, PerTensor
-from sparsewood.quantization.kmeans import Clusters, assign, kmeans
+from sparsewood.quantization.grid import cluster
 from sparsewood.quantization.limits import Limit, Number, limits_of
 from sparsewood.quantization.sharing import SharedWeight, Sharing
 from sparsewood.quantization.starts import Optimal, Start
@@ -22,6 +21,7 @@ __all__ = ["share_weights"]
 
 _PER_TENSOR = PerTensor()
 _OPTIMAL = Optimal()
+_CHUNK = 1 << 16
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -96,6 +96,8 @@ def _require_sound(entry: Entry, mask: Tensor | None) -> None:
         )
     if parameter.dtype not in _DTYPES:
         raise SparsewoodError(f"share_weights: {name!r} is {parameter.dtype}; expected float16, bfloat16, 32 or 64.")
+    if mask is None and bool(torch.isfinite(parameter.detach().sum())):
+        return
     wrong = ~torch.isfinite(parameter.detach())
     if mask is not None:
         wrong &= mask.to(wrong.device)
@@ -113,30 +115,28 @@ def _shared(limit: Limit, mask: Tensor | None, per: PerTensor | PerChannel, star
     entry, parameter = limit.entry, limit.entry.parameter
     weight = parameter.detach().cpu()
     rows = per.rows(entry, weight if weight.dtype is torch.float64 else weight.float())
-    alive = rows != 0
-    if mask is not None:
-        alive &= per.rows(entry, mask)
-    zeros = alive.numel() - int(alive.count_nonzero())
-    clusters = limit.clusters(zeros > 0)
-    codes, books, error, squares = torch.zeros(rows.shape, dtype=torch.int32), list[Tensor](), 0.0, 0.0
-    for row, kept, into in zip(rows, alive, codes, strict=True):
-        whole = bool(kept.all())
-        row_codes, found = _clustered(row if whole else row[kept], clusters, start)
-        row_codes += int(zeros > 0)
-        if whole:
-            into.copy_(row_codes)
-        else:
-            into[kept] = row_codes
-        book = torch.from_numpy(found.centers).to(parameter.dtype)
-        # The values are the centers as rounded to the weight's type.
-        error += found.error + float(np.dot(found.weights, (book.double().numpy() - found.centers) ** 2))
-        squares += found.squares
-        books.append(torch.cat([book.new_zeros(1), book]) if zeros else book)
-    codebook, one = _stacked(books), len(books) == 1
+    kept = None if mask is None else per.rows(entry, mask)
+    if kept is not None or int(rows.count_nonzero()) < rows.numel():
+        kept = (rows != 0) if kept is None else (rows != 0) & kept
+    zeros = 0 if kept is None else kept.numel() - int(kept.count_nonzero())
+    if not zeros:
+        kept = None
+    clusters, codes, books = limit.clusters(zeros > 0), list[Tensor](), list[Tensor]()
+    for index, row in enumerate(rows):
+        one, centers = cluster(row if kept is None else row[kept[index]], clusters, start)
+        book = centers.to(parameter.dtype)
+        if kept is not None:
+            one = torch.zeros(row.shape, dtype=torch.int32).masked_scatter_(kept[index], one + 1)
+            book = torch.cat([book.new_zeros(1), book])
+        codes.append(one)
+        books.append(book)
+    codebook, single = _stacked(books), len(books) == 1
+    indices = (codes[0][None] if single else torch.stack(codes)).to(_smallest(codebook.shape[1]))
+    error, squares = _errors(rows, kept, codes, codebook)
     return SharedWeight(
-        codebook=(codebook[0] if one else codebook).to(parameter.device),
-        indices=per.whole(entry, codes.to(_smallest(codebook.shape[1]))).to(parameter.device),
-        channels=None if one else per.channels(entry, len(books)).to(parameter.device),
+        codebook=(codebook[0] if single else codebook).to(parameter.device),
+        indices=per.whole(entry, indices).to(parameter.device),
+        channels=None if single else per.channels(entry, len(books)).to(parameter.device),
         zeros=zeros,
         squared_error=error,
         squares=squares,
@@ -144,13 +144,17 @@ def _shared(limit: Limit, mask: Tensor | None, per: PerTensor | PerChannel, star
     )
 
 
-def _clustered(values: Tensor, clusters: int, start: Start) -> tuple[Tensor, Clusters]:
-    """The cluster of each value, and the clusters, of which there are none for no values."""
-    if not values.numel():
-        none = np.zeros(0)
-        return torch.zeros(0, dtype=torch.int32), Clusters(none, none, none, 0.0, 0.0)
-    found = kmeans(values.numpy(), clusters, start=start)
-    return assign(values, torch.from_numpy(found.first).to(values.dtype)), found
+def _errors(rows: Tensor, kept: Tensor | None, codes: list[Tensor], codebook: Tensor) -> tuple[float, float]:
+    """sum (w - shared w)^2 and sum w^2 over the entries that count, added up in float64."""
+    error = squares = 0.0
+    for index, row in enumerate(rows):
+        base = row if kept is None else row.where(kept[index], row.new_zeros(()))
+        book = codebook[index].to(row.dtype)
+        for part, code in zip(base.split(_CHUNK), codes[index].split(_CHUNK), strict=True):
+            off, whole = (part - book.index_select(0, code)).double(), part.double()
+            error += float(torch.dot(off, off))
+            squares += float(torch.dot(whole, whole))
+    return error, squares
 
 
 def _stacked(books: list[Tensor]) -> Tensor:

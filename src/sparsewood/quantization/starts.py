@@ -30,7 +30,7 @@ class Optimal:
     """The best clusters, or clusters that are almost as good.
 
     Exact, by dynamic programming, for up to 8,192 distinct values with up to 64 clusters, for 2,048 with up to 256.
-    Beyond that the best clusters of 512 bins (for more than 32 clusters those that the density of the values suggests)
+    Beyond that the best clusters of 256 bins (for more than 32 clusters those that the density of the values suggests)
     are improved by windowed dynamic programming: error within 1 % of the least one on the weights it was tried on (see
     `docs/weight-sharing.md`), which is not proven.
 

@@ -30,9 +30,12 @@ def density_edges(points: Points, clusters: int) -> Edges:
     https://doi.org/10.1109/JRPROC.1951.230419.
     """
     values, count = points.values, len(points)
-    marks = np.searchsorted(values, np.linspace(values[0], values[-1], _BINS))
+    begins = np.zeros(count + 1, dtype=bool)
+    begins[np.linspace(0, count, _BINS).astype(np.int64)] = True
+    begins[np.searchsorted(values, np.linspace(values[0], values[-1], _BINS))] = True
     tail = np.geomspace(1, count, _TAIL).astype(np.int64)
-    bins = np.unique(np.concatenate([np.linspace(0, count, _BINS).astype(np.int64), marks, tail, count - tail]))
+    begins[tail] = begins[count - tail] = True
+    bins = np.flatnonzero(begins)
     widths = values[np.minimum(bins[1:], count - 1)] - values[bins[:-1]]
     shares = _filled(np.cbrt(np.diff(points.weights[bins]) * widths**2), np.diff(bins).astype(float), clusters)
     sums = np.concatenate([[0.0], np.cumsum(shares)])
@@ -40,10 +43,16 @@ def density_edges(points: Points, clusters: int) -> Edges:
     return apart(np.concatenate([[0], between.astype(np.int64), [count]]))
 
 
-def coarse_edges(points: Points, clusters: int, bins: int = 512) -> Edges:
+def coarse_edges(points: Points, clusters: int, bins: int = 256) -> Edges:
     """The best clusters that can be put together from so many bins, which are small where many clusters are wanted."""
     marks = density_edges(points, bins)
-    binned = replace(points, values=points.means(marks), weights=points.weights[marks], sums=points.sums[marks])
+    binned = replace(
+        points,
+        values=points.means(marks),
+        mass=np.diff(points.weights[marks]),
+        weights=points.weights[marks],
+        sums=points.sums[marks],
+    )
     return marks[exact_edges(binned, clusters)]
 
 
