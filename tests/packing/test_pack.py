@@ -240,7 +240,7 @@ def test_a_network_without_entries_has_a_report(path: Path) -> None:
 def test_other_things_than_networks_are_refused(thing: Any, path: Path) -> None:
     with pytest.raises(SparsewoodError, match="pack takes a network, or what shrink returned"):
         sw.pack(thing, path)
-    with pytest.raises(SparsewoodError, match="must be a torch.nn.Module"):
+    with pytest.raises(SparsewoodError, match=r"must be a torch\.nn\.Module"):
         sw.unpack(path, model=thing)
 
 

@@ -27,6 +27,7 @@ _FIELDS = struct.Struct("<8sIII")
 _DIGEST = hashlib.sha256().digest_size
 PREFIX = _FIELDS.size + _DIGEST
 _LARGEST = 2**63
+_MOST_AXES = 64  # of a tensor of PyTorch
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -129,6 +130,7 @@ def _is_tensor(one: object) -> bool:
         and isinstance(one["dtype"], str)
         and one["dtype"] in DTYPES
         and isinstance(one["shape"], list)
+        and len(one["shape"]) <= _MOST_AXES
         and all(map(_is_size, [*one["shape"], one["bytes"]]))
     )
 

@@ -490,6 +490,69 @@ def inspect_(
     )
 
 
+@app.command
+def pack(
+    network: Path,
+    /,
+    *,
+    model: str,
+    output: Path,
+    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+    tensors: int = 40,
+) -> None:
+    """Write a network to one file with no more bytes than its values need, and show what each tensor takes.
+
+    Zeros become positions, few different values a codebook; all is coded near its entropy, and nothing is lost. The
+    file holds what was cut, too: sparsewood.unpack reads it with a network of full size.
+
+    Parameters
+    ----------
+    network
+        A directory that sparsewood.save or a command of sparsewood wrote, or a file of weights (safetensors, or a state
+        dict).
+    model
+        What it was built as: a name as resnet_cifar, torchvision:resnet50, or package.module:function for your own.
+        `sparsewood list models` has more.
+    output
+        The file to write.
+    set_
+        A parameter of the model, as in --set classes=100; may be given several times.
+    tensors
+        The most lines of tensors in the table.
+    """
+    from sparsewood.run.pack_command import pack_network
+
+    pack_network(network, model, set_ or (), output, most=tensors)
+
+
+@app.command
+def unpack(
+    file: Path,
+    /,
+    *,
+    model: str,
+    output: Path,
+    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+) -> None:
+    """Write the network in a packed file to a directory, as sparsewood.load reads it (model.safetensors, plan.json).
+
+    Parameters
+    ----------
+    file
+        What `sparsewood pack` or sparsewood.pack wrote.
+    model
+        What it was built as: a name as resnet_cifar, torchvision:resnet50, or package.module:function for your own.
+        `sparsewood list models` has more.
+    output
+        The directory to write.
+    set_
+        A parameter of the model, as in --set classes=100; may be given several times.
+    """
+    from sparsewood.run.pack_command import unpack_network
+
+    unpack_network(file, model, set_ or (), output)
+
+
 @app.command(name="list")
 def list_(kind: Annotated[str | None, Parameter(name="kind")] = None, /) -> None:
     """Print what there is of one kind, with one line about each and its parameters; without a kind, of every kind.

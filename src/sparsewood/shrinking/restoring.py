@@ -37,6 +37,8 @@ Described = tuple[tuple[int, ...], torch.dtype]
 """Shape and dtype of a tensor."""
 
 _ATTRIBUTE = "_sparsewood_plan"
+_LONGEST = 100
+"""Characters of a name that an error shows."""
 
 
 def attach(model: nn.Module, plan: ShrinkPlan) -> None:
@@ -139,7 +141,7 @@ def require_state(model: nn.Module, found: Mapping[str, Described], where: Path)
     """Raise `SparsewoodError` if the state of a network cannot have the tensors of the file `where`."""
     state = model.state_dict(keep_vars=True)
     if state.keys() != found.keys():
-        different = sorted(state.keys() ^ found.keys())
+        different = [name[:_LONGEST] for name in sorted(state.keys() ^ found.keys())]
         raise SparsewoodError(
             f"'{where}' and the state of {type(model).__name__} hold different tensors: {different[:6]}. Build the "
             "network with the arguments that it was built with then."
