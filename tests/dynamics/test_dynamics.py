@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparsewood import dynamics
-from sparsewood.allocation import ERK, Everywhere, PerLayer, PerRow, Uniform
+from sparsewood.allocation import ERK, LAMP, Everywhere, PerLayer, PerRow, Uniform
 from sparsewood.allocation.budgets import Layer
 from sparsewood.dynamics import SET, Movement, RigL, Splicing, StraightThrough
 from sparsewood.dynamics.base import Dynamics, Moment
@@ -74,6 +74,7 @@ def test_what_cannot_be_is_refused() -> None:
         (lambda: StraightThrough(0.9), "curve must be"),  # type: ignore[arg-type]
         (lambda: Movement(Cubic(0.9), PerRow()), "scope must be"),  # type: ignore[arg-type]
         (lambda: Movement(Cubic(0.9), PerLayer({"a": 0.5})), "scope must be"),
+        (lambda: StraightThrough(Cubic(0.9), PerLayer(LAMP())), r"scope must be .*Uniform\(\) or ERK\(\)"),
         (lambda: SET(0.5, stop=0.2).times(3), "no update falls"),
     ]
     for make, message in refused:
@@ -108,8 +109,64 @@ def test_004_36_base_is_measured_once_per_layer() -> None:
     assert [float(rule.base(now, name)) for name in "ab"] == [2.0 + 2.0 * 1.0, 2.0]
     later = replace(now, weights={name: 100 * weight for name, weight in weights.items()})
     assert [float(rule.base(later, name)) for name in "ab"] == [4.0, 2.0]
-    with pytest.raises(UnknownName, match="layer in Splicing's s"):
-        Splicing(s={"c": 1.0}).update(now)
+
+
+def layers(**names: tuple[str, ...]) -> tuple[Layer, ...]:
+    """Of four weights each, by name and with other names."""
+    return tuple(Layer(name.replace("_", "."), aliases, (4,), 4, 1, nn.Linear) for name, aliases in names.items())
+
+
+def test_004_36_every_layer_has_its_s_before_the_training(caplog: pytest.LogCaptureFixture) -> None:
+    known = layers(a_weight=(), b_weight=("tied.weight",))
+    Splicing(s={"a": 1.0, "tied": 2.0}).require_layers(known, 1000)  # a tied weight by its other name
+    Splicing(s={"a": 1.0, "*": 2.0}).require_layers(known, 1000)
+    with pytest.raises(UnknownName, match=r"Unknown layer in Splicing's s 'tide'\. Did you mean 'tied'"):
+        Splicing(s={"tide": 3.0, "*": 0.0}).require_layers(known, 1000)
+    with pytest.raises(UnknownName, match=r"none of 'a' means 'b\.weight'"):
+        Splicing(s={"a": 1.0}).require_layers(known, 1000)
+    assert not caplog.text
+    Splicing(s={"*": 1.0, "a": 2.0}).require_layers(known, 1000)
+    assert "s of 'a' is not used" in caplog.text
+
+
+def test_the_s_of_a_tied_weight_by_its_other_name() -> None:
+    rule = Splicing(s={"tied": 2.0})
+    now = replace(moment({"b.weight": torch.tensor([1.0, 3.0])}), layers=layers(b_weight=("tied.weight",)))
+    now = replace(now, memory=rule.remembered(now))
+    assert float(rule.base(now, "b.weight")) == 2.0 + 2.0 * 1.0
+
+
+@pytest.mark.parametrize("alike", [torch.full((6,), 0.1), torch.tensor([0.1, -0.1, 0.1]), torch.zeros(4)], ids=str)
+def test_weights_that_are_all_alike_have_no_spread_to_compete_by(alike: Tensor) -> None:
+    now = moment({"a": torch.tensor([1.0, 2.0, 3.0]), "b": alike})
+    with pytest.raises(SparsewoodError, match=r"weights of 'b' are all of one size.*exclude"):
+        Splicing(sparsity=0.5).first(now)
+    assert Splicing(s=1.0).first(now)["b"].all()  # base = mean, whatever the others are
+
+
+@pytest.mark.parametrize(
+    ("rule", "at"),
+    [
+        (StraightThrough(Cubic(0.9), every=1), r"sparsity 0\.8\d* at update 2 of 3"),
+        (Movement(Cubic(0.9), every=1), r"sparsity 0\.8\d* at update 2 of 3"),
+        (StraightThrough(Linear(0.9), PerLayer(ERK()), every=1), r"sparsity 0\.9 at update 3 of 3"),
+        (Splicing(sparsity=0.9, every=1), r"sparsity 0\.8\d* at update 2 of 3"),
+        (StraightThrough(Cubic(1.0), every=1), r"sparsity 0\.9\d* at update 2 of 3"),
+        (RigL(0.9), r"sparsity 0\.9 would keep"),
+        (SET(0.9, allocation=Uniform()), r"sparsity 0\.9 would keep"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_reached_is_found_before_the_training(rule: Dynamics, at: str) -> None:
+    """Each of two layers keeps one of its four weights, unless all that there is shall go."""
+    with pytest.raises(SparsewoodError, match=rf"{type(rule).__name__}.*: {at}.* [01] of 8 weights.*2 must stay"):
+        rule.require_layers(layers(a=(), b=()), 4)
+
+
+def test_what_can_be_reached_is_not_refused() -> None:
+    for rule in (StraightThrough(Cubic(0.75)), SET(1.0), RigL(0.75), Splicing(sparsity=0.75), Splicing(s=1e9)):
+        rule.require_layers(layers(a=(), b=()), 400)
+    Movement(Linear(1.0), every=1, stop=0.5).require_layers(layers(a=(), b=()), 2)  # one update: all that there is
 
 
 def test_004_36_no_layer_is_emptied() -> None:

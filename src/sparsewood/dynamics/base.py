@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Literal
 
@@ -54,7 +54,8 @@ class Dynamics(ABC):
 
     `masked_learn`: whether masked weights go on learning beside the model (see `masks.soften`; "all" or "kept" says by
     which gradient), or are zero until a mask gives them back (None, see `masks.enforce`). `reads_gradients`: whether
-    `update` reads gradients. `observes`: whether `observe` is to see every step.
+    `update` reads gradients; it is left out at a step that did not take place. `observes`: whether `observe` is to see
+    every step.
     """
 
     masked_learn: ClassVar[Literal["all", "kept"] | None] = None
@@ -80,6 +81,9 @@ class Dynamics(ABC):
 
     def require(self) -> None:  # noqa: B027 (most rules have nothing to refuse)
         """Raise `SparsewoodError` for fields of the rule that cannot be."""
+
+    def require_layers(self, layers: Sequence[Layer], steps: int) -> None:  # noqa: B027
+        """Raise `SparsewoodError` for parameters of which some update of a training cannot make masks."""
 
     @property
     @abstractmethod

@@ -10,14 +10,16 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from sparsewood.allocation import Everywhere, PerLayer
+from sparsewood.algebra import round_half_even
+from sparsewood.allocation import ERK, Everywhere, PerLayer, Uniform
 from sparsewood.allocation.budgets import Layer
 from sparsewood.allocation.scopes import Pool, Request
 from sparsewood.allocation.select import select
 from sparsewood.errors import SparsewoodError
+from sparsewood.schedules.shares import Curve
 from sparsewood.types import Sparsity
 
-__all__ = ["REMOVED", "counts", "highest", "kept_by", "require_scope"]
+__all__ = ["REMOVED", "counts", "highest", "kept_by", "require_curve", "require_scope", "require_sparsity"]
 
 REMOVED = -math.inf
 
@@ -86,9 +88,27 @@ def highest(name: str, scores: Tensor, keep: int) -> Tensor:
 
 def require_scope(who: object, scope: object) -> None:
     """Raise `SparsewoodError` for a scope other than all weights, or each layer with a share of the total."""
-    if not isinstance(scope, Everywhere | PerLayer) or scope.own_amounts is not None:
+    by_shape = isinstance(scope, PerLayer) and isinstance(scope.allocation, ERK | Uniform)
+    if not isinstance(scope, Everywhere) and not by_shape:
         raise SparsewoodError(
             f"{type(who).__name__}: scope must be Everywhere(), or PerLayer() with Uniform() or ERK(). Got {scope!r}."
+        )
+
+
+def require_curve(who: object, layers: Sequence[Layer], curve: Curve, updates: int) -> None:
+    """Raise `SparsewoodError` if layers would be emptied at one of so many updates along `curve`."""
+    for i in range(updates):
+        require_sparsity(who, layers, curve.at((i + 1) / updates), f" at update {i + 1} of {updates}")
+
+
+def require_sparsity(who: object, layers: Sequence[Layer], sparsity: float, when: str = "") -> None:
+    """Raise `SparsewoodError` if layers would be emptied, unless all that there is shall go."""
+    total, least = sum(layer.units for layer in layers), sum(layer.floor for layer in layers)
+    kept = total - round_half_even(sparsity * total)
+    if kept < least and sparsity < 1:
+        raise SparsewoodError(
+            f"{who}: sparsity {sparsity:g}{when} would keep {kept:,} of {total:,} weights of {len(layers)} parameters, "
+            f"but {least:,} must stay so that none is emptied. Ask for less, or leave some out with exclude=[...]."
         )
 
 

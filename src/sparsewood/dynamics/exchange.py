@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sparsewood.algebra import round_half_even
 from sparsewood.allocation import ERK, PerLayer, Uniform
-from sparsewood.dynamics.base import Moment
-from sparsewood.dynamics.choosing import REMOVED, counts, highest
+from sparsewood.allocation.budgets import Layer
+from sparsewood.dynamics.base import Dynamics, Moment
+from sparsewood.dynamics.choosing import REMOVED, counts, highest, require_sparsity
 from sparsewood.errors import SparsewoodError
 from sparsewood.types import Sparsity
 
-__all__ = ["exchange", "random_masks", "require_exchange"]
+__all__ = ["Exchange", "exchange", "random_worth"]
 
 
-def random_masks(moment: Moment, sparsity: float, allocation: ERK | Uniform) -> dict[str, Tensor]:
-    """As many weights in each layer as `allocation` gives it, at random places."""
-    kept = counts(moment.layers, sparsity, PerLayer(allocation))
-    weights = moment.weights
-    return {name: highest(name, _random(weights[name], moment.generator), keep) for name, keep in kept.items()}
+@dataclass(frozen=True)
+class Exchange(Dynamics):
+    """Sparse from the first step to the last; every layer keeps as many weights as `allocation` gives it."""
+
+    sparsity: float = 0.9
+    drop: float = 0.3
+    allocation: ERK | Uniform = ERK()
+
+    def require(self) -> None:
+        Sparsity(self.sparsity)
+        who = type(self).__name__
+        if not 0 < self.drop <= 1:
+            raise SparsewoodError(f"{who}: drop must be a share in (0, 1]. Got {self.drop!r}.")
+        if not isinstance(self.allocation, ERK | Uniform):
+            raise SparsewoodError(f"{who}: allocation must be ERK() or Uniform(). Got {self.allocation!r}.")
+
+    def require_layers(self, layers: Sequence[Layer], steps: int) -> None:
+        del steps
+        require_sparsity(self, layers, self.sparsity)
+
+    @property
+    def target(self) -> float | None:
+        return self.sparsity
+
+    def first(self, moment: Moment) -> dict[str, Tensor]:
+        """As many weights in each layer as `allocation` gives it, at random places."""
+        kept = counts(moment.layers, self.sparsity, PerLayer(self.allocation))
+        worth = random_worth(moment)
+        return {name: highest(name, worth(name), keep) for name, keep in kept.items()}
 
 
 def exchange(moment: Moment, share: float, worth: Callable[[str], Tensor]) -> dict[str, Tensor]:
@@ -45,15 +71,6 @@ def random_worth(moment: Moment) -> Callable[[str], Tensor]:
     """A draw for every weight."""
     weights: Mapping[str, Tensor] = moment.weights
     return lambda name: _random(weights[name], moment.generator)
-
-
-def require_exchange(who: object, sparsity: float, drop: float, allocation: object) -> None:
-    """Raise `SparsewoodError` for what SET and RigL cannot do."""
-    Sparsity(sparsity)
-    if not 0 < drop <= 1:
-        raise SparsewoodError(f"{type(who).__name__}: drop must be a share in (0, 1]. Got {drop!r}.")
-    if not isinstance(allocation, ERK | Uniform):
-        raise SparsewoodError(f"{type(who).__name__}: allocation must be ERK() or Uniform(). Got {allocation!r}.")
 
 
 def _only(scores: Tensor, where: Tensor) -> Tensor:

@@ -8,11 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sparsewood.allocation import Everywhere, PerLayer
-from sparsewood.dynamics.base import Dynamics, Memory, Moment
-from sparsewood.dynamics.choosing import kept_by, require_scope
-from sparsewood.errors import SparsewoodError
-from sparsewood.schedules import Cubic, Exponential, Linear
+from sparsewood.dynamics.along_curve import AlongCurve
+from sparsewood.dynamics.base import Memory, Moment
 
 __all__ = ["Movement"]
 
@@ -20,36 +17,25 @@ SCORE = "score"
 
 
 @dataclass(frozen=True)
-class Movement(Dynamics):
+class Movement(AlongCurve):
     """score S = -sum over steps of w dL/dv, v = w mask(S); mask = 1 for the highest scores.
 
-    Weights that move away from zero stay, whatever their size. S is what gradient descent at rate 1 on
-    the scores gives when the mask's derivative is taken as 1 (straight-through); its rate does not change the order. A
-    masked weight keeps its value and gets no gradient, dL/dw = mask dL/dv, while its score goes on changing, so that it
-    can come back. At update i of n the sparsity is curve((i + 1) / n), exactly.
+    Weights that move away from zero stay, whatever their size. S is what gradient descent at rate 1 on the scores gives
+    when the mask's derivative is taken as 1 (straight-through); its rate does not change the order. A masked weight
+    gets no gradient, dL/dw = mask dL/dv, so that only weight decay and what is left of its momentum moves it, while its
+    score goes on changing, so that it can come back. At update i of n the sparsity is curve((i + 1) / n), exactly.
 
     Meant for networks that are trained already: from random weights, movement says little at first.
 
     Source: Sanh et al. 2020, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", https://arxiv.org/abs/2005.07683.
 
+    >>> from sparsewood.schedules import Cubic
     >>> Movement(Cubic(0.9), every=10).target
     0.9
     """
 
     masked_learn: ClassVar[Literal["all", "kept"] | None] = "kept"
     observes: ClassVar[bool] = True
-
-    curve: Cubic | Linear | Exponential = Cubic(0.9)
-    scope: Everywhere | PerLayer = Everywhere()
-
-    def require(self) -> None:
-        if not isinstance(self.curve, Cubic | Linear | Exponential):
-            raise SparsewoodError(f"Movement: curve must be Cubic, Linear or Exponential. Got {self.curve!r}.")
-        require_scope(self, self.scope)
-
-    @property
-    def target(self) -> float | None:
-        return self.curve.final
 
     def remembered(self, moment: Moment) -> Memory:
         # Sums over thousands of steps: at least single precision.
@@ -61,4 +47,4 @@ class Movement(Dynamics):
         return {SCORE: {n: before[n] - weights[n].to(before[n]) * gradients[n].to(before[n]) for n in before}}
 
     def update(self, moment: Moment) -> dict[str, Tensor]:
-        return kept_by(moment.memory[SCORE], moment.layers, self.curve.at(self.progress(moment)), self.scope)
+        return self.highest(moment.memory[SCORE], moment)

@@ -8,15 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sparsewood.allocation import ERK, Uniform
-from sparsewood.dynamics.base import Dynamics, Moment
-from sparsewood.dynamics.exchange import exchange, random_masks, require_exchange
+from sparsewood.dynamics.base import Moment
+from sparsewood.dynamics.exchange import Exchange, exchange
 
 __all__ = ["RigL"]
 
 
 @dataclass(frozen=True)
-class RigL(Dynamics):
+class RigL(Exchange):
     """Sparse from the first step to the last: drop the smallest |w| of each layer, grow where the gradient is largest.
 
         share dropped at step t:  f(t) = drop / 2 (1 + cos(pi t / T)),    T = the step where updates stop
@@ -35,23 +34,9 @@ class RigL(Dynamics):
 
     reads_gradients: ClassVar[bool] = True
 
-    sparsity: float = 0.9
-    drop: float = 0.3
-    allocation: ERK | Uniform = ERK()
-
-    def require(self) -> None:
-        require_exchange(self, self.sparsity, self.drop, self.allocation)
-
-    @property
-    def target(self) -> float | None:
-        return self.sparsity
-
     def share(self, step: int, steps: int) -> float:
         """The share of kept weights that is exchanged after `step` of `steps` steps."""
         return self.drop / 2 * (1 + math.cos(math.pi * min(1.0, step / (self.stop * steps))))
-
-    def first(self, moment: Moment) -> dict[str, Tensor]:
-        return random_masks(moment, self.sparsity, self.allocation)
 
     def update(self, moment: Moment) -> dict[str, Tensor]:
         gradients = moment.gradients

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparsewood.allocation import ERK, Uniform
-from sparsewood.dynamics.base import Dynamics, Moment
-from sparsewood.dynamics.exchange import exchange, random_masks, random_worth, require_exchange
+from sparsewood.dynamics.base import Moment
+from sparsewood.dynamics.exchange import Exchange, exchange, random_worth
 
 __all__ = ["SET"]
 
 
 @dataclass(frozen=True)
-class SET(Dynamics):
+class SET(Exchange):
     """Sparse from the first step to the last: drop the share `drop` of the smallest |w| of each layer, grow at random.
 
         kept_l(t) = kept_l(0)          for every layer l, at every step, by `allocation`
@@ -29,20 +28,6 @@ class SET(Dynamics):
     >>> SET(0.9, every=10).target
     0.9
     """
-
-    sparsity: float = 0.9
-    drop: float = 0.3
-    allocation: ERK | Uniform = ERK()
-
-    def require(self) -> None:
-        require_exchange(self, self.sparsity, self.drop, self.allocation)
-
-    @property
-    def target(self) -> float | None:
-        return self.sparsity
-
-    def first(self, moment: Moment) -> dict[str, Tensor]:
-        return random_masks(moment, self.sparsity, self.allocation)
 
     def update(self, moment: Moment) -> dict[str, Tensor]:
         return exchange(moment, self.drop, random_worth(moment))

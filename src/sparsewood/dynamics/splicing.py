@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,14 +12,17 @@ import torch
 from torch import Tensor
 
 from sparsewood.allocation import Everywhere
+from sparsewood.allocation.budgets import Layer
 from sparsewood.dynamics.base import Dynamics, Memory, Moment
-from sparsewood.dynamics.choosing import highest, kept_by
+from sparsewood.dynamics.choosing import highest, kept_by, require_curve
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.parameters import names_match
 from sparsewood.schedules import Cubic
 from sparsewood.types import Sparsity
 
 __all__ = ["Splicing"]
+
+logger = logging.getLogger(__name__)
 
 MEAN, DEVIATION = "mean", "deviation"
 
@@ -42,8 +46,8 @@ class Splicing(Dynamics):
     last update always takes place, and hits the target.
 
     Args:
-        s: one number, or one by layer name or pattern (the first that fits); a larger one removes more.
-        sparsity: the share to remove in the end.
+        s: one number, or one by layer name or pattern, for all layers (the first that fits); a larger one removes more.
+        sparsity: the share to remove in the end. Then the weights of no layer may be all of one size at first.
 
     Source: Guo et al. 2016, "Dynamic Network Surgery for Efficient DNNs", https://arxiv.org/abs/1608.04493 (decay 1e-4,
     power 1 for LeNet).
@@ -81,9 +85,34 @@ class Splicing(Dynamics):
                 f"Splicing: decay and power must be at least 0. Got {self.decay!r} and {self.power!r}."
             )
 
+    def require_layers(self, layers: Sequence[Layer], steps: int) -> None:
+        if self.sparsity is not None:
+            require_curve(self, layers, Cubic(self.sparsity), len(self.times(steps)))
+        if not isinstance(self.s, Mapping):
+            return
+        names = [name for layer in layers for name in (layer.name, *layer.aliases)]
+        used = {self._key(layer) for layer in layers}
+        for key in self.s:
+            if not names_match(names, key):
+                known = {name.rpartition(".")[0]: None for name in names if "." in name}
+                raise UnknownName.among("layer in Splicing's s", key, [*names, *known])
+            if key not in used:
+                logger.warning("Splicing: s of %r is not used: keys before it take all of its layers.", key)
+
     @property
     def target(self) -> float | None:
         return self.sparsity
+
+    def first(self, moment: Moment) -> dict[str, Tensor]:
+        for name, weight in moment.weights.items():
+            size = weight.abs()
+            if self.sparsity is not None and weight.numel() and bool(size.amin() == size.amax()):
+                raise SparsewoodError(
+                    f"{self}: the weights of {name!r} are all of one size at the start, so that they have no spread by "
+                    f"which to compete with other layers. Leave it out with exclude=[{name!r}], begin with other "
+                    "weights, or use Splicing(s=...) or StraightThrough."
+                )
+        return super().first(moment)
 
     def remembered(self, moment: Moment) -> Memory:
         size = {name: weight.abs().double() for name, weight in moment.weights.items()}
@@ -99,10 +128,8 @@ class Splicing(Dynamics):
         if self.sparsity is None:
             return {layer.name: self._spliced(moment, layer.name) for layer in moment.layers}
         mean, deviation = moment.memory[MEAN], moment.memory[DEVIATION]
-        tiny = torch.finfo(torch.float64).tiny  # of weights that are all alike
         scores = {
-            name: (self._size(moment, name) - mean[name].to(weight.device))
-            / deviation[name].to(weight.device).clamp_min(tiny)
+            name: (self._size(moment, name) - mean[name].to(weight.device)) / deviation[name].to(weight.device)
             for name, weight in moment.weights.items()
         }
         share = Cubic(self.sparsity).at(self.progress(moment))
@@ -110,9 +137,9 @@ class Splicing(Dynamics):
 
     def base(self, moment: Moment, name: str) -> Tensor:
         """mean|w| + s std|w| of one layer, as it was at the start."""
-        return (moment.memory[MEAN][name] + self._s(name) * moment.memory[DEVIATION][name]).to(
-            moment.weights[name].device
-        )
+        s = self._s(next(layer for layer in moment.layers if layer.name == name))
+        base = moment.memory[MEAN][name] + s * moment.memory[DEVIATION][name]
+        return base.to(moment.weights[name].device)
 
     def _spliced(self, moment: Moment, name: str) -> Tensor:
         size, base, mask = moment.weights[name].abs().double(), self.base(moment, name), moment.masks[name]
@@ -127,11 +154,19 @@ class Splicing(Dynamics):
         drawn = float(torch.rand((), generator=moment.generator, dtype=torch.float64))
         return drawn < (1 + self.decay * moment.step) ** -self.power
 
-    def _s(self, name: str) -> float:
-        if not isinstance(self.s, Mapping):
-            assert self.s is not None
-            return self.s
-        for key, value in self.s.items():
-            if names_match([name], key):
-                return value
-        raise UnknownName.among("layer in Splicing's s", name, list(self.s))
+    def _s(self, layer: Layer) -> float:
+        if isinstance(self.s, Mapping):
+            return self.s[self._key(layer)]
+        assert self.s is not None
+        return self.s
+
+    def _key(self, layer: Layer) -> str:
+        """The first one of `s` that means the layer."""
+        assert isinstance(self.s, Mapping)
+        for key in self.s:
+            if names_match((layer.name, *layer.aliases), key):
+                return key
+        raise UnknownName(
+            f"Splicing's s: none of {', '.join(map(repr, self.s))} means {layer.name!r}. Add it, or '*' for all "
+            f"others, or leave it out with exclude=[{layer.name!r}]."
+        )

@@ -88,6 +88,7 @@ class DynamicPruner:
         _require_trained(chosen, inner)
         self._owners = {entry.name: entry.parameter for entry in chosen}
         self._layers = tuple(_layer(entry) for entry in chosen)
+        dynamics.require_layers(self._layers, steps)
         self._optimizer, self._steps, self._stepped, self._finished = inner, 0, False, False
         self._gradients: dict[str, Tensor] = {}
         self._memory: Memory = {}
