@@ -143,6 +143,59 @@ def test_an_empty_branch_does_not_cut_the_network() -> None:
     assert "some layers: branch.weight" in str(found)
 
 
+class Placed(nn.Module):
+    """What goes in is looked up or projected; positions and a token of its own are added to it."""
+
+    def __init__(self, *, words: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.into = nn.Embedding(7, 4) if words else nn.Linear(3, 4)
+        self.token, self.positions = nn.Parameter(torch.rand(1, 1, 4)), nn.Parameter(torch.rand(1, 6, 4))
+        self.inner, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.into(x)], 1) + self.positions
+        return self.last(torch.relu(self.inner(x)).mean(1))
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_what_stems_from_added_parameters_does_not_count_as_getting_through(*, words: bool) -> None:
+    model = Placed(words=words)
+    x = torch.randint(7, (2, 5)) if words else torch.ones(2, 5, 3)
+    assert find_collapse(model, {}, x).connected
+    none = {"into.weight": torch.zeros_like(model.into.weight, dtype=torch.bool)}
+    found = find_collapse(model, none, x)
+    if words:  # all that is added to the embeddings comes out alone only where these go no further
+        model.into.register_forward_hook(lambda _, __, out: out.detach())
+        found = find_collapse(model, {}, x)
+    assert not found.connected
+    assert len(found.blocked) < len(found.flow)
+    assert "the whole network, whose outputs stem from parameters that are added" in str(found)
+
+
+def test_weights_of_a_tied_parameter_are_counted_under_all_its_names() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    rows, columns = torch.ones(3, 3, dtype=torch.bool), torch.ones(3, 3, dtype=torch.bool)
+    rows[0], columns[:, 0] = False, False
+    for masks, kept in (({"2.weight": rows}, 6), ({"0.weight": rows, "2.weight": columns}, 4)):
+        found = find_collapse(model, masks, torch.ones(1, 3))
+        assert (dict(found.kept), found.connected) == ({"0.weight": kept}, True)
+
+
+def test_equal_scores_are_said_once_in_all_steps(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+    synflow(model, torch.ones(1, 4), 0.9, iterations=6)
+    ties = [record for record in caplog.records if "are equal: what stays was decided by position" in record.message]
+    assert len(ties) == 1
+    caplog.clear()
+    for _ in range(2):
+        synflow(model, torch.ones(1, 4), 0.9, iterations=6)
+    assert len(caplog.records) == 2, "every call speaks for itself"
+
+
 def test_7_11_a_floor_keeps_weights_in_every_layer() -> None:
     model = network()
     bare = snip(model, batches(), F.cross_entropy, 0.99, min_units=0)

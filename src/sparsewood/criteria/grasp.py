@@ -18,8 +18,10 @@ class GraSP(Criterion):
 
     d|g|^2 / dw = 2 H g, so that to first order |g|^2 changes by -2 w (H g) without w; what would raise it goes first.
     The scores sum to w . H g. The loss is that of outputs / `temperature`: 200 makes the probabilities of an untrained
-    network nearly equal, so that they do not depend on its scale; the loss must then take outputs before softmax. For
-    data, the paper takes 10 examples of each class (`sparsewood.data.balanced`).
+    network nearly equal, so that they do not depend on its scale; the loss must then take outputs before softmax. A
+    loss that the model computes itself does not fit: it raises `SparsewoodError`, and takes temperature 1. g is that of
+    the weights that are left: with `masks` or `iterations` (`prune`), what is masked is no part of it. For data, the
+    paper takes 10 examples of each class (`sparsewood.data.balanced`).
 
     With mode "train", as in the paper's code, BatchNorm normalises by the batch. A unit's score is the sum of its
     elements' scores. Source: Wang et al. 2020, "Picking Winning Tickets Before Training by Preserving Gradient Flow",

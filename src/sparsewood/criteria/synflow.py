@@ -18,9 +18,11 @@ class SynFlow(Criterion):
 
     It needs no data but the shape of an example, and no loss. Scores of a layer through which all flows sum to R, those
     into a unit to those out of it, so that the largest layer never has the smallest scores alone: with scores taken
-    anew in `iterations=100` small steps (`prune`), no layer is emptied before one weight is left in each.
+    anew in `iterations=100` small steps (`prune`), in practice hardly a layer is emptied before one weight is left in
+    each. Steps are not infinitely small: of three VGG-16, one lost a layer at 15 weights for 14 layers.
 
-    How the network is made positive, `statistics.SynapticFlow` says. A unit's score is the sum of its elements' scores.
+    How the network is made positive, which products of activations count as open gates, and of which layers it warns,
+    `statistics.SynapticFlow` says. A unit's score is the sum of its elements' scores.
     Source: Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow",
     https://arxiv.org/abs/2006.05467.
 

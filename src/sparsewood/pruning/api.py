@@ -6,21 +6,24 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from sparsewood.allocation.scopes import Amounts, Everywhere, Scope, as_scope
+from sparsewood.batches import require_batches
 from sparsewood.criteria import Criterion
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.granularity import NM, Element, Granularity
 from sparsewood.masks import masked
 from sparsewood.parameters import Entry, Selectors, choose, entries
-from sparsewood.pruning.iterations import Start, steps_to
+from sparsewood.pruning.iterations import Start, steps_to, warnings_once
 from sparsewood.pruning.scores import ParameterScores, View, checked, joined
 from sparsewood.pruning.selection import Selector, best_of_m
 from sparsewood.statistics import Loss, Statistic, collect
+from sparsewood.statistics.collect import data_free
 from sparsewood.types import AmountLike, Density, Masks, Sparsity, Statistics, as_amount
 
 DEFAULT_AMOUNT = Sparsity(0.9)
@@ -146,7 +149,8 @@ def prune(
         min_units: how many units every parameter keeps at least; 0 allows emptying one. (N:M keeps n of every m.)
         protect_classifier: leave the last weight in registration order alone.
         iterations: reach the amount in so many steps, the same share of what is left in each, with scores taken anew on
-            the network as it is masked by then (SynFlow, iterative SNIP). The data are kept and read in every step.
+            the network as it is masked by then (SynFlow, iterative SNIP). The data are kept and read in every step;
+            SynFlow reads one batch.
         revive: with iterations, weights that went may come back: scores are of all weights, with gradients of the
             masked network (FORCE). What `masks` removed stays removed.
 
@@ -167,14 +171,15 @@ def prune(
     _require_granularity(granularity)
     chosen = _choose(model, criterion, include, exclude, protect_classifier=protect_classifier)
     once = _Once(model, criterion, chosen, scope, granularity, min_units, _generator(generator))
+    earlier = earlier_masks(model, masks)
     if iterations > 1:
         if statistics is not None:
             raise SparsewoodError("With iterations, statistics are taken anew in every step: pass data=..., not these.")
-        return _in_steps(once, sparsity, iterations, earlier_masks(model, masks), data, loss, revive=revive)
+        return _in_steps(once, sparsity, iterations, earlier, data, loss, revive=revive)
     if revive:
         raise SparsewoodError("revive=True is for iterations: with one step nothing went before that could come back.")
-    found = _statistics(model, [criterion], [chosen], data, loss, statistics)
-    return once(sparsity, earlier_masks(model, masks), found)
+    found = _statistics(model, [criterion], [chosen], data, loss, statistics, masks=earlier)
+    return once(sparsity, earlier, found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,12 +237,15 @@ def _in_steps(
         raise SparsewoodError(
             f"{who} fixes how much goes, so that there is no way there in iterations. Leave them out."
         )
-    batches = None if data is None else list(data)
+    if data is not None and once.criterion.needs:
+        require_batches(data)
+        data = list(islice(data, 1 if data_free(once.criterion.needs) else None))
     current = Masks.adopt(earlier)
-    for step in steps_to(as_amount(sparsity), iterations, once.start(earlier)):
-        with masked(once.model, current):
-            statistics = _statistics(once.model, [once.criterion], [once.chosen], batches, loss, None)
-        current = once(step, earlier if revive else current, statistics)
+    with warnings_once():
+        for step in steps_to(as_amount(sparsity), iterations, once.start(earlier)):
+            with masked(once.model, current):
+                statistics = _statistics(once.model, [once.criterion], [once.chosen], data, loss, None, masks=current)
+            current = once(step, earlier if revive else current, statistics)
     return current
 
 
@@ -315,6 +323,8 @@ def _statistics(
     data: Data | None,
     loss: Loss | None,
     given: Statistics | None,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> Statistics:
     """What all criteria need, from one pass over the data."""
     needs: dict[str, Statistic] = {s.kind: s for criterion in criteria for s in criterion.needs}
@@ -326,7 +336,7 @@ def _statistics(
         who = next(criterion for criterion in criteria if criterion.needs)
         raise SparsewoodError(f"{who} needs data: pass data=... (batches), and loss=... if it needs gradients.")
     names = {e.name: None for c, its in zip(criteria, chosen, strict=True) if c.needs for e in its}
-    return collect(model, data, list(needs.values()), loss, names=list(names))
+    return collect(model, data, list(needs.values()), loss, names=list(names), masks=masks)
 
 
 def _dtype(chosen: Sequence[Entry]) -> torch.dtype:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.types import Amount, Compression, Count, Density, Remaining, Sparsity
 
-__all__ = ["Start", "steps_to"]
+__all__ = ["Start", "steps_to", "warnings_once"]
+
+_REPEATED = ("sparsewood.allocation.select", "sparsewood.statistics.collect", "sparsewood.statistics.synaptic_flow")
 
 
 @dataclass(frozen=True)
@@ -57,3 +62,23 @@ def steps_to(amount: Amount, iterations: int, start: Start) -> list[Amount]:
 def _way(start: float, end: float, share: float) -> float:
     """start (end / start)^share; all of it stays until the last step where nothing is to be left."""
     return start * (end / start) ** share if start > 0 and end > 0 else start
+
+
+@contextmanager
+def warnings_once() -> Iterator[None]:
+    """Inside, each kind of warning that every step would give of every layer is given once."""
+    said: set[object] = set()
+
+    def first(record: logging.LogRecord) -> bool:
+        new = record.msg not in said
+        said.add(record.msg)
+        return new
+
+    loggers = [logging.getLogger(name) for name in _REPEATED]
+    for logger in loggers:
+        logger.addFilter(first)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(first)

@@ -17,6 +17,7 @@ from sparsewood.criteria import ECS, GraSP, SynFlow, WeightTimesGradient
 from sparsewood.parameters import Selectors
 from sparsewood.pruning import prune, score
 from sparsewood.statistics import Loss
+from sparsewood.statistics.synaptic_flow import Precision
 from sparsewood.types import AmountLike, Masks
 
 __all__ = ["connection_sensitivity", "ecs", "force", "grasp", "iterative_snip", "snip", "synflow"]
@@ -119,7 +120,8 @@ def grasp(
 ) -> Masks:
     """GraSP: what goes is what raises, or lowers least, the norm of the gradient; see `criteria.GraSP`.
 
-    For data the paper takes 10 examples of each class (`sparsewood.data.balanced`).
+    For data the paper takes 10 examples of each class (`sparsewood.data.balanced`). The loss must be computed from what
+    the model returns, which `temperature` divides.
     Source: Wang et al. 2020, https://arxiv.org/abs/2002.07376.
 
     >>> import torch
@@ -133,10 +135,17 @@ def grasp(
 
 
 def synflow(
-    model: nn.Module, example_inputs: Any, sparsity: AmountLike, *, iterations: int = 100, min_units: int = 1
+    model: nn.Module,
+    example_inputs: Any,
+    sparsity: AmountLike,
+    *,
+    iterations: int = 100,
+    min_units: int = 1,
+    precision: Precision = "float64",
 ) -> Masks:
     """SynFlow: data-free, 100 steps along an exponential; see `criteria.SynFlow`.
 
+    `precision` is that of the passes, for models that cannot run in float64.
     Source: Tanaka et al. 2020, https://arxiv.org/abs/2006.05467.
 
     >>> import torch
@@ -145,8 +154,9 @@ def synflow(
     """
     batch = (example_inputs, None) if isinstance(example_inputs, list | tuple) else example_inputs
     return prune(
-        model, SynFlow(), sparsity, data=[batch], iterations=iterations, min_units=min_units, protect_classifier=False
-    )
+        model, SynFlow(precision), sparsity, data=[batch], iterations=iterations, min_units=min_units,
+        protect_classifier=False,
+    )  # fmt: skip
 
 
 def ecs(model: nn.Module, data: Iterable[Any], loss: Loss, sparsity: AmountLike, *, min_units: int = 1) -> Masks:

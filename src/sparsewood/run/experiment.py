@@ -236,7 +236,7 @@ def _warn_of_collapse(bench: Bench, variant: Variant, stage: Stage, model: nn.Mo
     except SparsewoodError as error:  # the run does not depend on it
         logger.info("Whether signals get through could not be found out: %s", error)
         return
-    if found.blocked:
+    if found.blocked or not found.connected:
         logger.warning("%s, %s: %s.", variant.name, stage.directory.name, found)
 
 
@@ -272,7 +272,8 @@ def _chosen(bench: Bench, current: Round, model: nn.Module) -> tuple[Masks, dict
         elif needs:
             names = [entry.name for entry in pruning.parameters(model, event)]
             seen = islice(bench.scoring(current.number, shared=True), pruning.score_batches)
-            statistics = reduce_statistics(collect(model, seen, needs, nn.functional.cross_entropy, names=names))
+            found = collect(model, seen, needs, nn.functional.cross_entropy, names=names, masks=masks)
+            statistics = reduce_statistics(found)
         generator = generator_for(bench.seed, "prune", current.number, index)
         loss = nn.functional.cross_entropy
         given: dict[str, Any] = {"statistics": statistics, "data": data, "loss": loss, "generator": generator}

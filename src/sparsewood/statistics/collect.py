@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, get_args
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from sparsewood.batches import Batch, count_examples, prepared, require_batches, split_batch
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.inputs import call, describe, map_tensors, refuse_sum
+from sparsewood.masks import by_first_name
 from sparsewood.parameters import Entry, choose, entries
 from sparsewood.snapshot import kernels_with_backward, untouched
 from sparsewood.statistics.kinds import GradientStatistic, InputStatistic, Mode, ModelStatistic, Statistic
@@ -33,8 +35,9 @@ def collect(
     loss: Loss | None = None,
     *,
     names: Sequence[str] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> Statistics:
-    """Sum `statistics` over `data`, which is read once.
+    """Sum `statistics` over `data`, which is read once; of data-free statistics alone, one batch of it.
 
     Args:
         data: batches: a tensor, `(inputs, target)`, or a mapping of keyword inputs (`target` is then the mapping).
@@ -43,11 +46,13 @@ def collect(
             long as the batch, and need inputs that are.
         loss: `loss(output, target)`, the mean over the batch's examples; needed for gradients.
         names: the parameters to observe; without it all that are pruned by default, the classifier included.
+        masks: what is gone from the model by now (it is not masked here). Statistics are of all weights, but what is
+            gone is no part of the gradient whose norm `HessianGradient` is about.
 
     The model runs in eval mode and is left as it was: weights, gradients, buffers, mode, hooks, random state.
 
     Raises `SparsewoodError` for data that is empty or not batches, a loss that is missing, not a scalar, NaN or
-    detached (with the batch's number), and an input statistic of a layer that has none.
+    detached (with the batch's number), an input statistic of a layer that has none, and masks that do not fit.
     """
     _require_statistics(statistics)
     chosen = choose(model, protect_classifier=False) if names is None else _named(model, names)
@@ -57,36 +62,36 @@ def collect(
         require_loss(loss)
     require_batches(data)
     refuse_sum(loss)
+    kept = {} if masks is None else by_first_name(model, masks)
     total: Statistics | None = None
     by_batch = [s for s in statistics if not isinstance(s, ModelStatistic)]
-    batches: Iterable[Batch] = (prepared(batch, model) for batch in data)
+    needed = 1 if data_free(statistics) else None
+    held: list[Batch] = []
     with untouched(model), gradients_enabled(chosen), kernels_with_backward(model):
-        if whole:
-            batches = list(batches)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(prepared(batch, model) for batch in islice(data, needed)):
+            if whole and (not held or not data_free(whole)):
+                held.append(batch)
             for part in _parts(batch, statistics, number):
                 one = _contribution(model, part, by_batch, loss, chosen, number)
                 total = one if total is None else total + one
-        if total is not None and isinstance(batches, list):
-            total = _with_whole(total, model, batches, whole, loss, chosen)
+        if total is not None:
+            means = {s.kind: s.measure(model, held, loss, chosen, kept) for s in whole}
+            total = _with_means(total, means, chosen)
     if total is None:
         raise SparsewoodError("The data is empty: no batch was read. A generator that was used up before is empty too.")
     return total
 
 
-def _with_whole(
-    total: Statistics,
-    model: nn.Module,
-    batches: Sequence[Batch],
-    whole: Sequence[ModelStatistic],
-    loss: Loss | None,
-    chosen: Sequence[Entry],
-) -> Statistics:
-    """`total` with what takes passes of its own."""
+def data_free(statistics: Sequence[Statistic]) -> bool:
+    """Whether one batch tells all that these need."""
+    return bool(statistics) and all(isinstance(s, ModelStatistic) and not s.needs_all for s in statistics)
+
+
+def _with_means(total: Statistics, means: Mapping[str, Sequence[Tensor]], chosen: Sequence[Entry]) -> Statistics:
+    """`total` with statistics that are means over all examples already."""
     sums = dict(total.sums)
-    for s in whole:
-        means = s.measure(model, batches, loss, chosen)
-        sums[s.kind] = {e.name: mean * total.samples for e, mean in zip(chosen, means, strict=True)}
+    for kind, of_kind in means.items():
+        sums[kind] = {e.name: mean * total.samples for e, mean in zip(chosen, of_kind, strict=True)}
     return Statistics(sums, total.samples)
 
 

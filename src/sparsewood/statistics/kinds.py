@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -43,9 +43,13 @@ class GradientStatistic(Statistic):
 
 
 class ModelStatistic(Statistic):
-    """Made by passes of its own through the network, over all batches together, which it may read several times."""
+    """Made by passes of its own through the network, over all batches together, which it may read several times.
+
+    Where not `needs_all`, one batch is enough: of the data only the form counts.
+    """
 
     needs_loss: ClassVar[bool]
+    needs_all: ClassVar[bool] = True
 
     @abstractmethod
     def measure(
@@ -54,8 +58,12 @@ class ModelStatistic(Statistic):
         batches: Sequence[Any],
         loss: Callable[[Any, Any], Tensor] | None,
         chosen: Sequence[Entry],
+        kept: Mapping[str, Tensor],
     ) -> list[Tensor]:
-        """The mean over examples, for each chosen parameter. What the model is left with, the caller puts back."""
+        """The mean over examples, for each chosen parameter. What the model is left with, the caller puts back.
+
+        `kept` has the masks of those chosen parameters that are masked by now.
+        """
 
 
 class InputStatistic(Statistic):
@@ -89,7 +97,7 @@ class Gradient(GradientStatistic):
         return self.mode
 
     def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
-        return _wide(gradient) * examples
+        return wide(gradient) * examples
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class AbsoluteGradient(GradientStatistic):
         return "absolute gradient"
 
     def from_gradient(self, gradient: Tensor, examples: int) -> Tensor:
-        return _wide(gradient).abs() * examples
+        return wide(gradient).abs() * examples
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ class InputPower(InputStatistic):
         return f"input power {self.p:.15g}"
 
     def from_input(self, module: nn.Module, inputs: Tensor, examples: int) -> Tensor:
-        power = _wide(inputs.detach()).abs().pow(self.p)
+        power = wide(inputs.detach()).abs().pow(self.p)
         if not isinstance(module, nn.modules.conv._ConvNd):
             return power.reshape(-1, power.shape[-1]).mean(0, keepdim=True) * examples
         channel_axis = power.ndim - len(module.kernel_size) - 1  # 0 for a single image
@@ -140,7 +148,7 @@ def require_mode(who: str, mode: object) -> None:
         raise SparsewoodError(f"{who}: mode must be one of {', '.join(get_args(Mode))}. Got {mode!r}.")
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """At least float32: sums in half precision would depend on how the data is cut into batches."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
