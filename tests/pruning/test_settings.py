@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sparsewood.allocation import ERK, Everywhere, PerLayer, PerRow, PerType, Scope
+from sparsewood.allocation import ERK, Everywhere, Named, PerLayer, PerRow, PerType, Scope
 from sparsewood.criteria import Criterion, LpNorm, Magnitude, Random, WeightTimesGradient
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.granularity import NM, Element, Filter, Granularity
 from sparsewood.pruning import Pruning, prune
 from sparsewood.recovery import FineTune, Recovery
 from sparsewood.schedules import (
+    Alternating,
     Cubic,
     Event,
     Geometric,
@@ -278,6 +279,17 @@ def test_unknown_layers() -> None:
     pruning = Pruning(schedule=RoundRobin((("conv1", 0.5, 0.5),)))
     with pytest.raises(UnknownName, match="'conv1'"):
         pruning.choose(net(), pruning.plan[0], NONE)
+
+
+@pytest.mark.parametrize("scope", [PerLayer({"0": 0.8, "2": None}), Named({"0": 0.8, "2": None})], ids=str)
+def test_004_36_a_dense_phase_is_dense_in_every_layer(scope: Scope) -> None:
+    """An amount of its own would hold in the dense phases, too."""
+    with pytest.raises(SparsewoodError, match=r"Alternating.* gives all weights back.* 0\.8 of '0'"):
+        Pruning(schedule=Alternating(0.9), rounds=3, scope=scope)
+    for given in (PerLayer({"0": None, "2": None}), PerLayer(), Everywhere()):  # no amounts of their own
+        pruning = Pruning(schedule=Alternating(0.9), rounds=3, scope=given)
+        assert pruning.choose(net(), pruning.plan[1], NONE).removed == 0
+    Pruning(schedule=Soft(OneShot(0.5)), rounds=3, scope=scope)  # soft, but nowhere dense
 
 
 def test_regrowing_events_choose_anew() -> None:

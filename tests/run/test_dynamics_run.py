@@ -136,6 +136,10 @@ def test_a_run_that_was_cut_gives_the_same_numbers(
         ("variants.rigl.dynamics.start=0.74", "'rigl': .*no update falls into a training of 3 steps"),
         ("variants.rigl.pruning.include=[nothing]", "'rigl': .*'nothing'"),
         ("variants.rigl.dynamics.sparsity=1.5", "1.5"),
+        ("variants.feedback.dynamics.curve.final=0.9999", "'feedback': .*sparsity 0.99.* at update .* must stay"),
+        ("variants.feedback.dynamics.scope={name: PerLayer, allocation: LAMP}", "scope must be"),
+        ("variants.splicing.dynamics={name: Splicing, s: {feature.0: 1.0, '*': 0.5}}", "'splicing': .*'feature.0'"),
+        ("variants.splicing.dynamics={name: Splicing, s: {features: 1.0}}", "'splicing': .*none of 'features' means"),
         ("variants.rigl.pruning.recovery={name: Scratch, same: flops}", "'rigl': Scratch"),
     ],
 )
@@ -146,6 +150,34 @@ def test_mistakes_are_found_before_training(
     short = ["training.epochs=1", "training.batch_size=400"] if "start=0.74" in setting else []
     with pytest.raises(SparsewoodError, match=message):
         run_recipe(recipe, [*short, setting], quiet=True)
+
+
+FLAT = """
+from torch import nn
+
+
+def flat() -> nn.Module:
+    first = nn.Linear(64, 8)
+    nn.init.constant_(first.weight, 0.01)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(8, 10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("recovery", "expected", "message"),
+    [("FineTune", Stop, None), ("{name: Rewind, step: 0}", SparsewoodError, r"'1\.weight' are all of one size")],
+)
+def test_first_weights_that_are_alike_matter_only_where_splicing_begins_with_them(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, recovery: str, expected: type[Exception], message: str | None
+) -> None:
+    def reached(*_: Any, **__: Any) -> None:
+        raise Stop
+
+    monkeypatch.setattr(experiment, "fit", reached)
+    (recipe.parent / "flat_network.py").write_text(FLAT)
+    pruning = f"{{dynamics: {{name: Splicing, sparsity: 0.5}}, pruning: {{recovery: {recovery}}}}}"
+    with pytest.raises(expected, match=message):
+        run_recipe(recipe, ["model=flat_network:flat", f"variants={{alone: {pruning}}}"], quiet=True)
 
 
 def test_a_dry_run_updates_masks(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

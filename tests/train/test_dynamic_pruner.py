@@ -15,7 +15,7 @@ from sparsewood.dynamics import SET, Movement, RigL, Splicing, StraightThrough
 from sparsewood.dynamics.base import Dynamics, Memory, Moment
 from sparsewood.errors import SparsewoodError
 from sparsewood.schedules import Cubic
-from sparsewood.train import DynamicPruner
+from sparsewood.train import DynamicPruner, Training, fit
 
 STEPS = 8
 WEIGHTS = ("0.weight", "2.weight")
@@ -260,3 +260,22 @@ def test_sparse_gradients_prune_as_dense_ones(rule: Dynamics) -> None:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 def test_sparse_adam_prunes(rule: Dynamics) -> None:
     trained_words(rule, lambda p: torch.optim.SparseAdam(p, lr=0.1), sparse=True)
+
+
+# ---------------------------------------------------------------- fit
+
+
+@pytest.mark.parametrize("rule", [RigL(0.5, every=2), StraightThrough(Cubic(0.5), every=2)], ids=["RigL", "curve"])
+def test_fit_takes_masks_or_masks_that_change(rule: Dynamics) -> None:
+    """Both together would remove more than either was asked for."""
+
+    def during(model: nn.Module, optimizer: Any, _: int) -> DynamicPruner:
+        return DynamicPruner(model, optimizer, rule, steps=STEPS)
+
+    data, training = [batch(step) for step in range(STEPS)], Training(epochs=1, select="last")
+    masks = {"0.weight": torch.arange(60).view(10, 6) < 30}
+    with pytest.raises(SparsewoodError, match=r"decides what is masked, and fit was given Masks.*Leave masks out"):
+        fit(network(), data, training, masks=masks, during=during)
+    fitted = fit(network(), data, training, during=during)
+    assert fitted.masks is not None
+    assert fitted.masks.sparsity == 0.5

@@ -21,7 +21,7 @@ from sparsewood.pruning.api import DEFAULT_AMOUNT, prune
 from sparsewood.recovery import FineTune, Recovery
 from sparsewood.schedules import Event, OneShot, Plan, Schedule, require_plan, spaced
 from sparsewood.statistics import Loss, Statistic
-from sparsewood.types import Masks, Statistics
+from sparsewood.types import Density, Masks, Statistics
 from sparsewood.unit_criteria.base import UnitCriterion
 
 Unit = Literal["round", "epoch", "step"]
@@ -49,7 +49,8 @@ class Pruning:
     and what the network returns stays anyway.
 
     Raises `SparsewoodError` for a field of the wrong kind, and for a schedule whose amounts change from event to event
-    where scope or granularity (N:M) already say how much goes.
+    where scope or granularity (N:M) already say how much goes, or which has dense phases where the scope says it of
+    some layers.
 
     >>> from sparsewood.schedules import Cubic
     >>> Pruning(schedule=Cubic(0.9), rounds=2, unit="epoch", start=1, every=2).events(steps_per_epoch=10).keys()
@@ -291,6 +292,14 @@ class Pruning:
                 f"Pruning: the amounts of {self.schedule} would be ignored, because {who} says how much goes. Use a "
                 "schedule whose events all ask for the same, such as OneShot, or give None as amount to keys of the "
                 "scope."
+            )
+        own = {key: amount for key, amount in (self.scope.own_amounts or {}).items() if amount is not None}
+        if own and any(event.regrow and event.amount == Density(1.0) for event in plan):
+            key, amount = next(iter(own.items()))
+            raise SparsewoodError(
+                f"Pruning: {self.schedule} gives all weights back now and then, and scope {self.scope} has an amount "
+                f"that holds at every event, {amount} of {key!r}: it would never be dense. Give None to all keys of "
+                "the scope."
             )
 
 

@@ -216,8 +216,18 @@ def _check_events(bench: Bench, variant: Variant) -> None:
 def _try_dynamics(bench: Bench, variant: Variant, steps: int, per_epoch: int) -> None:
     """Begin once, on the network before training: parameters and times that cannot be are found out now."""
     model = bench.network()
+    if 0 not in variant.pruning.recovery.snapshots:
+        _stir(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     pruner_of(bench, variant, model, optimizer, steps=steps, per_epoch=per_epoch).close()
+
+
+def _stir(model: nn.Module) -> None:
+    """In place of the weights that the training will go on from, which are alike nowhere, as first ones may be."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.rand(parameter.shape, generator=generator).to(parameter))
 
 
 def _rounds(variant: Variant) -> list[int]:

@@ -126,7 +126,8 @@ class Alternating(Schedule):
         round i of n:  prune to sparsity `final` if n - 1 - i is even, else give all weights back
 
     In a dense phase nothing is removed and everything learns; what was removed begins at 0 again. Each sparse phase
-    chooses anew among all weights, and the last one holds. In units of epochs or steps `every` is the length of a
+    chooses anew among all weights, and the last one holds. (A scope may not have amounts of its own for some layers,
+    since these would stay sparse: `Pruning` refuses it.) In units of epochs or steps `every` is the length of a
     phase, and the dense training before `start` the paper's warm-up.
 
     Source: Peste et al. 2021, "AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural Networks",

@@ -15,6 +15,7 @@ from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.inputs import refuse_sum
 from sparsewood.masks import enforce
 from sparsewood.state import TrainingState
+from sparsewood.train.dynamic import DynamicPruner
 from sparsewood.train.history import Epoch, Fitted, History, Progress
 from sparsewood.train.logs import Log
 from sparsewood.train.loss import Teacher
@@ -71,7 +72,7 @@ def fit(
     Args:
         validation: batches by whose accuracy the epoch is chosen whose weights stay; without it those of the last stay.
         fabric: where to train; default: one process on the model's device. Its precision must be that of `training`.
-        masks: enforced after every step.
+        masks: enforced after every step; not with a `DynamicPruner`, which would know nothing of them.
         during: makes what prunes while training goes on; then only epochs that end after its last event can be chosen.
         teacher: a network whose outputs are learned, too (`Teacher(model, temperature, weight)`).
         loss: `loss(outputs, labels)`, the mean over the batch; default: cross-entropy of logits, with label smoothing.
@@ -110,6 +111,12 @@ def fit(
     with forked(device), _mode_kept(model), enforce(model, given, optimizer) if masks else nullcontext() as keeper:
         seed_start(seed, device)
         pruner = None if during is None else during(model, optimizer, span.per_epoch)
+        if keeper is not None and isinstance(pruner, DynamicPruner):
+            pruner.close()
+            raise SparsewoodError(
+                f"{pruner} decides what is masked, and fit was given {given}: together more would go than either says. "
+                "Leave masks out, and those parameters out of the pruner with exclude=[...] if they are to stay dense."
+            )
         position = Position(model, optimizer, pruner, Selection(training.select == "best"), Meter(device), span.first)
         if stepper.penalizer is not None:
             stepper.penalizer.steps, position.penalizer = span.first, stepper.penalizer
