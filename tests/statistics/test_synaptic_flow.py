@@ -43,7 +43,7 @@ LINEAR: list[Callable[[Tensor], Tensor]] = [
     lambda x: x * x.softmax(-1),
     lambda x: x.clone().clamp_(0, 0.01),
     lambda x: x.clamp(0, 0.01),
-    lambda x: torch.clamp(input=x, min=0, max=0.01),
+    lambda x: torch.clamp(input=x, min=0, max=0.01, out=None),
     lambda x: x.clip(max=0.01),
     lambda x: x.clamp_max(0.01),
     lambda x: torch.clamp_max(x, 0.01),
@@ -161,6 +161,23 @@ def test_a_softmax_at_the_end_is_left_out(end: Callable[[Tensor], object]) -> No
 
     assert layer_sums(Ended(F.relu)) == pytest.approx(layer_sums(Between(F.relu)), rel=1e-12)
     assert sw.recipes.find_collapse(Ended(F.relu), {}, torch.ones(1, 4)).connected
+
+
+def test_weights_of_attention_that_are_returned_too_add_a_constant() -> None:
+    class Attention(nn.Module):
+        def __init__(self, *, returned: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.query, self.value, self.returned = nn.Linear(4, 4), nn.Linear(4, 4), returned
+
+        def forward(self, x: Tensor) -> object:
+            weights = (self.query(x) @ x.transpose(-1, -2)).softmax(-1)
+            return (weights @ self.value(x), weights) if self.returned else weights @ self.value(x)
+
+    x = torch.ones(1, 3, 4)
+    (query, value), alone = (layer_sums(Attention(returned=one), x) for one in (True, False))
+    assert (query, value) == pytest.approx(tuple(alone), rel=1e-12, abs=1e-12)
+    assert value > 1
 
 
 def test_outputs_that_sum_to_a_constant_are_said() -> None:

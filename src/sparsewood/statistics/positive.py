@@ -81,6 +81,7 @@ class LetThrough(TorchFunctionMode):
         self._of_inputs = {id(x): x for x in inputs}
         self._gates: dict[int, tuple[Tensor, int]] = {}
         self._softmaxes: dict[int, tuple[Tensor, Tensor]] = {}
+        self._read: set[int] = set()
         self.lookups: list[Tensor] = []
         """Embeddings of whole numbers that are inputs."""
 
@@ -89,8 +90,8 @@ class LetThrough(TorchFunctionMode):
         return bool(self._softmaxes)
 
     def before_softmax(self, output: Tensor) -> Tensor:
-        """What a softmax was given, if `output` is its result."""
-        return self._softmaxes.get(id(output), (output, output))[1]
+        """What a softmax was given, if `output` is its result and nothing is made of it, as of weights of attention."""
+        return output if id(output) in self._read else self._softmaxes.get(id(output), (output, output))[1]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -102,7 +103,9 @@ class LetThrough(TorchFunctionMode):
         if isinstance(result, Tensor) and result.is_floating_point() and result.dtype != self.dtype:
             result = result.to(self.dtype)
         if flowing:
-            self._of_inputs.update({id(x): x for x in tree_leaves(result) if isinstance(x, Tensor)})
+            made = {id(x): x for x in tree_leaves(result) if isinstance(x, Tensor)}
+            self._of_inputs.update(made)
+            self._read.update(id(x) for x in flowing if made)
             if func in _LOOKUPS and isinstance(result, Tensor):
                 self.lookups.append(result)
         return result
@@ -134,7 +137,8 @@ class LetThrough(TorchFunctionMode):
         if func in _UNBOUNDED or (func in _CEILINGS and numbers):
             return x
         if func in _CLAMPS and numbers:
-            return self._unclamped(func, x, *args[1:], **{name: y for name, y in given.items() if name != "input"})
+            least, most = (*args[1:], None, None)[:2]
+            return self._unclamped(func, x, given.get("min", least), given.get("max", most))
         if func is F.glu:
             return x.chunk(2, args[1] if len(args) > 1 else given.get("dim", -1))[0]
         if func in _PRODUCTS and len(args) == len(flowing) == 2:
@@ -146,11 +150,11 @@ class LetThrough(TorchFunctionMode):
         self._gates[id(x)] = (x, rank)
         return x
 
-    def _unclamped(self, func: Any, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
-        if min is None:
+    def _unclamped(self, func: Any, x: Tensor, least: Any, most: Any) -> Tensor:
+        if least is None:
             return x
-        raised = func(x, min=min)
-        return raised if max is None else self._gate(raised, 1)
+        raised = func(x, min=least)
+        return raised if most is None else self._gate(raised, 1)
 
     def _product(self, func: Callable[..., Tensor], one: Tensor, other: Tensor) -> Tensor:
         first, second = (self._gates.get(id(x), (x, 0))[1] for x in (one, other))
