@@ -314,6 +314,16 @@ def test_a_scale_has_one_codebook_also_per_channel() -> None:
     assert model.weight.unique().numel() == 3
 
 
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+@pytest.mark.parametrize("per", [PerTensor(), PerChannel()], ids=str)
+def test_a_weight_without_entries(shape: tuple[int, int], per: PerTensor) -> None:
+    for layer in (nn.Linear(1, 1), nn.ConvTranspose1d(1, 1, 1)):
+        layer.weight = nn.Parameter(torch.zeros(*shape, *layer.weight.shape[2:]))
+        told = share_weights(layer, bits=2, per=per).weights["weight"]
+        assert told.indices.shape == told.weight().shape == layer.weight.shape
+        assert (told.unique, told.zeros, told.relative_error) == (0, 0, 0)
+
+
 # ---------------------------------------------------------------- dtypes, indices
 
 

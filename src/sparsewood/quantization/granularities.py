@@ -34,16 +34,17 @@ class PerTensor:
 class PerChannel(PerTensor):
     """One codebook for each output: axis 0, of transposed convolutions axis 1 of each group.
 
-    What has one axis, as the scale of a normalisation, has one codebook.
+    What has one axis, as the scale of a normalisation, has one codebook. k-means runs for each output by itself, which
+    takes longer than for the whole weight.
     """
 
     def rows(self, entry: Entry, tensor: Tensor) -> Tensor:
-        if tensor.ndim < 2:
+        if tensor.ndim < 2 or not tensor.numel():
             return tensor.reshape(1, -1)
         return as_matrices(entry, tensor).flatten(0, 1) if entry.inputs_first else tensor.flatten(1)
 
     def whole(self, entry: Entry, rows: Tensor) -> Tensor:
-        if not entry.inputs_first:
+        if not entry.inputs_first or not rows.numel():
             return rows.reshape(entry.parameter.shape)
         return as_weight(entry, rows.unflatten(0, (entry.groups, -1)))
 

@@ -17,7 +17,7 @@ class SharedWeight:
 
     Attributes:
         codebook: [values], ascending, of the weight's dtype; [channels, values] where each output channel has its own,
-            of which those with fewer values repeat their last. Where the weight has zeros, value 0 is 0.
+            of which those with fewer values repeat their last. Where the weight has zeros, a 0 comes before the others.
         indices: of the weight's shape; uint8 for up to 256 values, else int16 or int32.
         channels: the row of the codebook of each entry, in a shape that broadcasts to the weight's; None for one row.
         zeros: entries that were zero, or masked. They have index 0, and stay zero.
