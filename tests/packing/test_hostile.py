@@ -166,24 +166,25 @@ def outcome(path: Path, what: bytes, fresh: nn.Module) -> str:
 
 
 def sealed_mutations(content: bytes, count: int, path: Path) -> dict[str, int]:
-    """Outcomes of mutations, half of them in sections, with the checksum made right again, and the most memory."""
+    """Outcomes of mutations, half of them in sections, with the checksum made right again."""
     fresh, found = build(), {"refused": 0, "read": 0}  # any other outcome has no place here
     begin = boundaries(content)[6]
-    tracemalloc.start()
-    try:
-        for changed in mutations(content, count, seed=1):
-            found[outcome(path, sealed(changed), fresh)] += 1
-        for changed in mutations(content[begin:], count, seed=2):
-            found[outcome(path, sealed(content[:begin] + changed), fresh)] += 1
-        assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
-    finally:
-        tracemalloc.stop()
+    for changed in mutations(content, count, seed=1):
+        found[outcome(path, sealed(changed), fresh)] += 1
+    for changed in mutations(content[begin:], count, seed=2):
+        found[outcome(path, sealed(content[:begin] + changed), fresh)] += 1
     return found
 
 
 def test_sealed_mutations_are_refused_or_give_a_network(content: bytes, path: Path) -> None:
-    found = sealed_mutations(content, 60, path)
-    assert found["refused"] > 20
+    """In bounded memory."""
+    tracemalloc.start()
+    try:
+        found = sealed_mutations(content, 40, path)
+        assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
+    finally:
+        tracemalloc.stop()
+    assert found["refused"] > 10
     assert found["read"] > 0  # a byte of a plane has no wrong value
 
 
@@ -193,10 +194,10 @@ def test_thousands_of_mutations(content: bytes, path: Path) -> None:
     for changed in mutations(content, 5000, seed=3):
         refused(path, changed, fresh)
         count += 1
-    found = sealed_mutations(content, 2500, path)
+    found = sealed_mutations(content, 1000, path)
     print(f"{count} mutations refused; with the checksum made right: {found}")  # noqa: T201
     assert count > 4900
-    assert sum(found.values()) > 4900
+    assert sum(found.values()) > 1900
 
 
 # ---------------------------------------------------------------- headers

@@ -79,6 +79,7 @@ def test_reference_models_come_back(name: str, values: int | None, path: Path, s
     assert report.bytes < report.raw_bytes
 
 
+@pytest.mark.slow
 def test_the_file_computes_what_the_network_did_in_another_process(path: Path, tmp_path: Path) -> None:
     model = pruned(load_model("small_conv", generator=torch.Generator().manual_seed(0)), 0.9).eval()
     inputs = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
