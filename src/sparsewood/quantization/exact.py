@@ -8,7 +8,7 @@ from sparsewood.quantization.points import Edges, Floats, Points
 
 __all__ = ["dense_edges", "divided_edges", "exact_edges"]
 
-_DENSE = 768
+_DENSE = 320
 
 
 def exact_edges(points: Points, clusters: int) -> Edges:

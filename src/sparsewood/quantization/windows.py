@@ -17,7 +17,7 @@ _TAIL = 256
 _HALVINGS = 60
 _MOST_STEPS = 50
 _WORTH_A_STEP = 1e-3
-_WORTH_A_ROUND = 1e-2
+_WORTH_A_ROUND = 0.1
 
 
 def density_edges(points: Points, clusters: int) -> Edges:
@@ -80,7 +80,7 @@ def improved(points: Points, edges: Edges) -> Edges:
     clusters = len(edges) - 1
     if clusters == 1:
         return edges
-    half = max(min(12, 768 * clusters // len(points)), min(24, math.isqrt(18_000 // clusters)), 8)
+    half = max(min(10, 768 * clusters // len(points)), min(24, math.isqrt(9_000 // clusters)), 6)
     error = points.error(edges)
     while True:
         before, part, finest = error, 4, False
