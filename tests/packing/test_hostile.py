@@ -271,6 +271,11 @@ def test_hostile_headers_are_refused(name: str, content: bytes, path: Path) -> N
     assert fresh[0].out_features == 60
 
 
+def test_a_header_in_other_words_is_refused(content: bytes, path: Path) -> None:
+    data, sections = parts(content)
+    refused(path, joined(json.dumps(data).encode(), sections), build(), "not spelled as it should be")
+
+
 def test_the_helper_alters_nothing_by_itself(content: bytes) -> None:
     assert altered(content, lambda _: None) == content
 
@@ -284,7 +289,9 @@ def test_the_helper_alters_nothing_by_itself(content: bytes) -> None:
         (b"\xff\xfe", "not complete JSON"),
         (b'{"format": NaN}', "not complete JSON"),
         (b'{"format": ' + b"9" * 5000 + b"}", "not complete JSON"),
-        (b'{"a": 1, "format": "sparsewood plan", "version": 1}', "not spelled as it should be"),
+        (b'{"a": 1, "format": "sparsewood plan", "version": 1}', "no field 'model'"),
+        (b'{"a": 1e999, "format": "sparsewood plan", "version": 1}', "no plan: Out of range"),
+        (b'{"a": "\\ud800", "format": "sparsewood plan", "version": 1}', "no plan: .* can't encode"),
     ],
 )
 def test_what_is_no_header_is_refused(text: bytes, message: str, path: Path) -> None:

@@ -384,8 +384,19 @@ def test_other_versions_are_refused(saved: Path, version: Any) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"format": NaN}', b'{"format": ' + b"9" * 5000 + b"}"],
-    ids=["empty", "null", "list", "object", "bytes", "deep", "NaN", "long"],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"format": NaN}',
+        b'{"format": ' + b"9" * 5000 + b"}",
+        b'{"a": 1e999, "format": "sparsewood plan", "version": 1}',
+        b'{"a": "\\ud800", "format": "sparsewood plan", "version": 1}',
+    ],
+    ids=["empty", "null", "list", "object", "bytes", "deep", "NaN", "long", "endless", "half a character"],
 )
 def test_what_is_no_plan_is_refused(saved: Path, content: bytes) -> None:
     (saved / PLAN).write_bytes(content)

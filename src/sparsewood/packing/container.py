@@ -108,11 +108,12 @@ def _digest(fields: bytes | memoryview, rest: bytes | memoryview) -> bytes:
 def _header(text: bytes) -> dict[str, Any]:
     try:
         data = planfile.parsed(text)
-        if planfile.render(data).encode() != text:
-            raise Damaged("its header is not spelled as it should be")
+        spelled = planfile.render(data).encode()
         planfile.checked(data)
-    except planfile.InvalidPlan as error:
+    except ValueError as error:  # besides InvalidPlan: numbers without end and halves of characters cannot be spelled
         raise Damaged(f"its header is no plan: {error}") from error
+    if spelled != text:
+        raise Damaged("its header is not spelled as it should be")
     tensors = data.get("tensors")
     if not isinstance(tensors, list) or not all(map(_is_tensor, tensors)):
         raise Damaged("its field 'tensors' is damaged")

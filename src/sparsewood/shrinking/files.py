@@ -141,7 +141,7 @@ def _read_plan(where: Path) -> dict[str, Any]:
     try:
         data = planfile.read(where.read_bytes())
         planfile.checked(data)
-    except planfile.InvalidPlan as error:
+    except ValueError as error:  # besides InvalidPlan: numbers without end and halves of characters cannot be spelled
         refuse(where, str(error), error)
     check_names(data, where)
     return data
