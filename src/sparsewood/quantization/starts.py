@@ -50,7 +50,7 @@ class Linear:
     """Centers at equal distances from the least value to the largest, both included.
 
     Source: Han et al. 2016, "Deep Compression", https://arxiv.org/abs/1510.00149, which found it to keep large weights
-    best. Its error ends several times above the least one for many clusters.
+    best. For many clusters its error ends more than twice above the least one.
     """
 
     def __call__(self, points: Points, clusters: int, /) -> Edges:
