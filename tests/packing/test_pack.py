@@ -19,6 +19,7 @@ from sparsewood.errors import OutputError, SparsewoodError
 from sparsewood.models.sources import load_model
 from sparsewood.packing import container
 from sparsewood.packing.report import PackedTensor
+from sparsewood.packing.words import DTYPES
 from sparsewood.shrinking.restoring import attached
 from sparsewood.testing.networks import random_networks
 
@@ -131,6 +132,27 @@ def test_a_shrunk_network_whose_biases_were_made(path: Path, same: Same) -> None
     found = sw.unpack(path, model=build())
     assert same(found, result.model)
     assert found[2].bias is not None
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+@pytest.mark.parametrize("name", DTYPES)
+def test_every_dtype_comes_back(name: str, path: Path, same: Same) -> None:
+    """All that a packed file is said to hold, with its number of entries that are not zero in the report."""
+    dtype = DTYPES[name]
+
+    def build(ones: int) -> nn.Module:
+        raw = torch.zeros(6, dtype.itemsize, dtype=torch.uint8)
+        raw[:ones] = 1
+        model = nn.Module()
+        model.register_buffer("values", raw.view(dtype).reshape(2, 3))
+        return model
+
+    report = sw.pack(build(4), path)
+    assert same(sw.unpack(path, model=build(0)), build(4))
+    assert report.tensors[0].dtype == name
+    assert report.tensors[0].nonzeros == (
+        6 if name == "float8_e8m0fnu" else 4
+    )  # which has no zero: its bits 0 are 2^-127
 
 
 def test_other_dtypes_than_those_of_the_fresh_network(path: Path, small: Build, same: Same) -> None:

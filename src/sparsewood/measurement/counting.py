@@ -12,6 +12,9 @@ from sparsewood.parameters import entries, is_weight
 
 __all__ = ["Count", "count", "count_nonzero"]
 
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Dtypes without a kernel that counts, and those of the same width that have one; 0 has the same bits in both."""
+
 
 @dataclass(frozen=True)
 class Count:
@@ -65,6 +68,8 @@ def count_nonzero(tensor: Tensor) -> int:
         tensor = tensor.values()
     if tensor.is_floating_point() and tensor.element_size() == 1:  # float8 has no comparison kernels
         tensor = tensor.float()
+    elif tensor.dtype in _SIGNED:
+        tensor = tensor.view(_SIGNED[tensor.dtype])
     return int(tensor.count_nonzero())
 
 
