@@ -240,6 +240,81 @@ def test_views_of_one_memory_are_saved_with_their_values(tmp_path: Path) -> None
     assert equal(load(tmp_path, model=fresh), model)
 
 
+class Lazily(nn.Module):
+    """Views that are conjugated and negated when they are read; of the same memory and layout as what they view."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("plain", values)
+        self.register_buffer("conjugate", values.conj())
+        self.register_buffer("negative", values.conj().imag)
+        self.register_buffer("positive", values.imag)
+
+
+def test_conjugates_and_negatives_are_saved_with_their_values(tmp_path: Path) -> None:
+    model = Lazily(torch.tensor([1 + 2j, 3 - 4j]))
+    save(model, tmp_path)
+    assert {name: tensor.tolist() for name, tensor in load_file(tmp_path / WEIGHTS).items()} == {
+        "plain": [1 + 2j, 3 - 4j],
+        "conjugate": [1 - 2j, 3 + 4j],
+        "negative": [-2.0, 4.0],
+        "positive": [2.0, -4.0],
+    }
+    assert equal(load(tmp_path, model=Lazily(torch.zeros(2, dtype=torch.complex64))), model)
+    apart = copy.deepcopy(Lazily(torch.zeros(2, dtype=torch.complex64)))
+    assert equal(load(tmp_path, model=apart), model)
+
+
+class Versioned(nn.Module):
+    """A module that reads a state of version 2 only, as it is told by `_metadata`."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(3))
+
+    def _load_from_state_dict(self, state: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
+        if local_metadata.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {local_metadata.get('version')}")
+        super()._load_from_state_dict(state, prefix, local_metadata, *rest)
+
+
+def test_modules_are_told_their_version(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), Versioned())
+    save(model, tmp_path)
+    assert equal(load(tmp_path, model=nn.Sequential(nn.Linear(2, 3), Versioned())), model)
+
+
+class Spread(nn.Module):
+    """A buffer whose entries share memory, which no values can be copied into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("spread", torch.ones(4, 1).expand(4, 4))
+
+
+class Picky(nn.Linear):
+    """A module that raises an error of its own when it is filled."""
+
+    def _load_from_state_dict(self, *_: Any) -> None:
+        raise KeyError("nothing is good enough")
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"), [(Spread, "more than one element"), (lambda: Picky(2, 2), "nothing is good enough")]
+)
+def test_what_cannot_be_filled_is_refused_with_the_file(
+    build: Callable[[], nn.Module], reason: str, tmp_path: Path
+) -> None:
+    save(build(), tmp_path)
+    with pytest.raises(SparsewoodError, match=reason) as caught:
+        load(tmp_path, model=build())
+    assert str(tmp_path / WEIGHTS) in str(caught.value)
+    assert type(build()).__name__ in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_empty_tensors_and_nan_come_back(tmp_path: Path) -> None:
     model = nn.Module()
     model.register_buffer("none", torch.zeros(0, 3))

@@ -48,7 +48,9 @@ def _view(tensor: Tensor, storages: dict[tuple[int, torch.dtype], Tensor], *, do
         whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         size = storage.nbytes() // tensor.element_size()
         storages[key] = _converted(whole.set_(storage, 0, (size,), (1,)).clone(), double=double)
-    return storages[key].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    view = storages[key].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    view = view.conj() if tensor.is_conj() else view  # or the copy would read the bytes as other values
+    return view._neg_view() if tensor.is_neg() else view
 
 
 def _wrapped(tensor: Tensor, values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -82,7 +83,8 @@ def stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     places: dict[tuple[Any, ...], str] = {}
     for name, tensor in sorted(model.state_dict().items()):
         storage = tensor.untyped_storage()._cdata
-        place = (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        lazy = (tensor.is_conj(), tensor.is_neg())  # views of the same bytes that mean other values
+        place = (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, *lazy)
         if tensor.numel() and place in places:
             aliases[name] = places[place]
         else:
@@ -169,7 +171,22 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
     for name, tensor in state.items():
         if tensor.dtype != tensors[name].dtype:
             tensor.data = tensor.data.to(tensors[name].dtype)
-    model.load_state_dict(tensors)
+    _load(model, OrderedDict(tensors), getattr(state, "_metadata", None), where)
+
+
+def _load(model: nn.Module, state: OrderedDict[str, Tensor], metadata: Any, where: Path) -> None:
+    """Fill the model; by the metadata its modules know the version of what they are given, which is their own."""
+    if metadata is not None:
+        vars(state)["_metadata"] = metadata
+    try:
+        model.load_state_dict(state)
+    except SparsewoodError:
+        raise
+    except Exception as error:  # modules fill themselves by code of their own, which can raise anything
+        raise SparsewoodError(
+            f"{type(model).__name__} does not take the values of '{where}': {' '.join(str(error).split())[:500]} Build "
+            "the network with the code that it was built with then, and with tensors that values can be copied into."
+        ) from error
 
 
 def _refuse_unreal(model: nn.Module) -> None:
