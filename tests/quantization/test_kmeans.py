@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sparsewood.errors import SparsewoodError
 from sparsewood.quantization import DensityBased, KMeansPlusPlus, Linear, Optimal, Start, assign, kmeans
 from sparsewood.quantization.exact import dense_edges, divided_edges, exact_edges
+from sparsewood.quantization.exchange import exchanged
 from sparsewood.quantization.grid import cluster
 from sparsewood.quantization.points import Points, apart, lloyd, points_of
 from sparsewood.quantization.windows import coarse_edges, density_edges, improved
@@ -153,6 +154,50 @@ def test_windows_alone_come_as_near_where_the_exact_answer_is_taken(name: str) -
         found = improved(points, begun)
         assert points.error(found) <= points.error(begun)
         assert best * (1 - 1e-9) <= points.error(found) <= 1.02 * best
+
+
+def clumps(count: int, each: int, width: float) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (rng.standard_normal((count, 1)) + rng.standard_normal((count, each)) * width).ravel()
+
+
+@pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-5])
+@pytest.mark.parametrize(("count", "each", "clusters"), [(20, 300, 20), (64, 80, 64), (60, 80, 90)])
+def test_values_in_clumps_end_within_five_percent_of_the_best(
+    count: int, each: int, clusters: int, width: float
+) -> None:
+    """As of weights that were shared once and then disturbed a little: each clump needs a cluster of its own."""
+    points = points_of(clumps(count, each, width))
+    best = points.error(divided_edges(points, clusters))
+    found = points.error(exchanged(points, improved(points, density_edges(points, clusters))))
+    assert best * (1 - 1e-6) <= found <= 1.05 * best
+
+
+@pytest.mark.parametrize("clusters", [30, 256])
+def test_clumps_of_many_values_have_a_cluster_each(clusters: int) -> None:
+    """Known in advance: with as many clusters as clumps, the centers are the means of the clumps."""
+    values = np.arange(clusters)[:, None] ** 2 + np.random.default_rng(0).uniform(-1e-3, 1e-3, (clusters, 800))
+    means = pytest.approx(values.mean(1), rel=1e-9, abs=1e-9)
+    found = kmeans(values.ravel(), clusters)
+    assert found.weights.tolist() == [800] * clusters
+    assert found.centers == means
+    codes, centers = cluster(torch.from_numpy(values.ravel()), clusters, Optimal())
+    assert torch.bincount(codes).tolist() == [800] * clusters
+    assert centers.numpy() == means
+
+
+@given(st.lists(numbers, min_size=2, max_size=60, unique=True), st.integers(1, 59), st.randoms(use_true_random=False))
+def test_001_10_exchanges_keep_the_number_and_never_raise_the_error(
+    values: list[float], clusters: int, random: Random
+) -> None:
+    points = points_of(np.array(values), np.random.default_rng(len(values)).integers(1, 9, len(values)))
+    clusters = min(clusters, len(points))
+    edges = np.array([0, *sorted(random.sample(range(1, len(points)), clusters - 1)), len(points)])
+    moved = exchanged(points, edges)
+    assert len(moved) == len(edges)
+    assert (moved[0], moved[-1]) == (0, len(points))
+    assert (np.diff(moved) > 0).all()
+    assert points.error(moved) <= points.error(edges) + 1e-12 * (1 + points.squares)
 
 
 # ---------------------------------------------------------------- what must hold for any values
