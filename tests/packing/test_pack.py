@@ -337,6 +337,43 @@ def test_what_reading_would_refuse_is_not_written(path: Path, small: Build, monk
     assert not path.exists()
 
 
+class Recording(nn.Linear):
+    """Extra state is in what `state_dict` returns, and is no parameter or buffer."""
+
+    def __init__(self, record: Tensor) -> None:
+        super().__init__(4, 2)
+        self.record = record
+
+    def get_extra_state(self) -> Tensor:
+        return self.record
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.record = state
+
+
+def test_extra_state_that_is_larger_than_the_network_comes_back(path: Path, same: Same) -> None:
+    record = torch.randint(-(2**62), 2**62, (300_000,), generator=torch.Generator().manual_seed(0))
+    model = Recording(record)
+    sw.pack(model, path)
+    assert path.stat().st_size > container.most_bytes({"weight": (2, 4), "bias": (2,)})
+    assert same(sw.unpack(path, model=Recording(torch.zeros_like(record))), model)
+
+
+def test_a_file_that_would_be_too_large_to_read_is_not_written(
+    path: Path, small: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsewood.packing.api.most_bytes", lambda _: 10)
+    with pytest.raises(SparsewoodError, match=r"cannot be packed: it has \d+ bytes.* at most 10"):
+        sw.pack(small(), path)
+    assert not path.exists()
+
+
+def test_networks_without_shapes_are_not_filled(path: Path, small: Build) -> None:
+    sw.pack(small(), path)
+    with pytest.raises(SparsewoodError, match="UninitializedParameter"):
+        sw.unpack(path, model=nn.LazyLinear(3))
+
+
 def test_the_bounds_leave_room(everything: Build, path: Path) -> None:
     """For headers with every position of every axis by itself, and for tensors whose bits are random."""
     model = everything()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.files import writable_directory, write_atomically
 from sparsewood.measurement.counting import count_nonzero
 from sparsewood.packing import schemes
-from sparsewood.packing.container import Contents, Section, join, most_bytes, most_header, split
+from sparsewood.packing.container import Contents, Section, Shapes, join, most_bytes, most_header, split
 from sparsewood.packing.cursor import Cursor, Damaged
 from sparsewood.packing.report import PackedTensor, PackReport
 from sparsewood.packing.words import DTYPES, kind_of, tensor_of, words_of
@@ -26,6 +26,7 @@ from sparsewood.shrinking.restoring import (
     fill,
     model_and_plan,
     refuse,
+    require_real,
     require_state,
     stored,
     with_aliases,
@@ -73,7 +74,7 @@ def pack(model: Any, path: str | os.PathLike[str]) -> PackReport:
     data = {**planfile.to_dict(plan), "aliases": aliases}
     packed = [_packed(name, tensor) for name, tensor in tensors.items()]
     content, header = join(Contents(data, tuple(section for section, _ in packed)))
-    _require_readable(content, plan.shapes)
+    _require_readable(content, _before(network, plan.shapes, plan.added))
     target = Path(path)
     writable_directory(target.parent)
     write_atomically(target, lambda temporary: temporary.write_bytes(content))
@@ -96,8 +97,8 @@ def unpack(path: str | os.PathLike[str], *, model: nn.Module) -> nn.Module:
     """
     require_model(model)
     where = Path(path)
-    shapes = shapes_of(model)
-    contents = _contents(where, shapes)
+    require_real(model)
+    contents = _contents(where, _before(model, shapes_of(model)))
     check_names(contents.data, where)
     copied = cut_copy(model, contents.data, where)
     aliases: Mapping[str, str] = contents.data["aliases"]
@@ -130,21 +131,34 @@ def _packed(name: str, tensor: Tensor) -> tuple[Section, PackedTensor]:
     return Section(name, dtype, shape, found.content), row
 
 
-def _require_readable(content: bytes, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _before(model: nn.Module, shapes: Shapes, made: Collection[str] = ()) -> Shapes:
+    """The shapes of all that a file of `model` holds, and of what it was cut from: `shapes`, those of parameters and
+    buffers of full size, and what else is in its state, as extra state is. The biases that were `made` are no part of
+    it: the network that is to be filled lacks them."""
+    state = model.state_dict()
+    return {**{name: tuple(tensor.shape) for name, tensor in state.items() if name not in made}, **shapes}
+
+
+def _require_readable(content: bytes, shapes: Shapes) -> None:
     """What reading would refuse is not written."""
     try:
+        _require_size(len(content), shapes)
         split(content, most_header(shapes))
     except Damaged as error:
         raise SparsewoodError(f"This network cannot be packed: {error}.") from error
 
 
-def _contents(where: Path, shapes: Mapping[str, tuple[int, ...]]) -> Contents:
+def _require_size(size: int, shapes: Shapes) -> None:
+    most = most_bytes(shapes)
+    if size > most:
+        raise Damaged(f"it has {size} bytes, and a packed file of this network has at most {most}")
+
+
+def _contents(where: Path, shapes: Shapes) -> Contents:
     if not where.is_file():
         raise FileNotFoundError(f"No packed network at '{where}'.")
-    size, most = where.stat().st_size, most_bytes(shapes)
-    if size > most:
-        refuse(where, f"it has {size} bytes, and a packed file of this network has at most {most}")
     try:
+        _require_size(where.stat().st_size, shapes)
         return split(where.read_bytes(), most_header(shapes))
     except Damaged as error:
         refuse(where, str(error), error)

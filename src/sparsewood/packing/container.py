@@ -19,7 +19,7 @@ from sparsewood.packing.cursor import Cursor, Damaged
 from sparsewood.packing.words import DTYPES
 from sparsewood.shrinking import planfile
 
-__all__ = ["MAGIC", "PREFIX", "VERSION", "Contents", "Section", "join", "most_bytes", "most_header", "split"]
+__all__ = ["MAGIC", "PREFIX", "VERSION", "Contents", "Section", "Shapes", "join", "most_bytes", "most_header", "split"]
 
 MAGIC = b"\x89swpack\n"
 VERSION = 1

@@ -28,6 +28,7 @@ __all__ = [
     "fill",
     "model_and_plan",
     "refuse",
+    "require_real",
     "require_state",
     "stored",
     "with_aliases",
@@ -68,7 +69,7 @@ def model_and_plan(shrunk: Any, what: str) -> tuple[nn.Module, ShrinkPlan]:
         model, plan = getattr(shrunk, "model", None), getattr(shrunk, "plan", None)
         if not isinstance(model, nn.Module) or not isinstance(plan, ShrinkPlan):
             raise SparsewoodError(f"{what} takes a network, or what shrink returned. Got {type(shrunk).__name__}.")
-    _refuse_unreal(model)
+    require_real(model)
     if plan is None:
         kind = type(model)
         return model, ShrinkPlan(f"{kind.__module__}.{kind.__qualname__}", shapes_of(model), {})
@@ -123,7 +124,7 @@ def cut_copy(model: nn.Module, data: Mapping[str, Any], where: Path) -> nn.Modul
 
     Raises `SparsewoodError` if the plan in the file `where` was not made for `model`.
     """
-    _refuse_unreal(model)
+    require_real(model)
     shapes = {name: tuple(sizes) for name, sizes in data["shapes"].items()}
     require_shapes(model, shapes, f"'{where}' was made from another network than this")
     plan = planfile.plan_of(data)
@@ -137,6 +138,21 @@ def cut_copy(model: nn.Module, data: Mapping[str, Any], where: Path) -> nn.Modul
         refuse(where, f"it cannot be carried out on {type(model).__name__} ({error})", error)
     attach(copied, plan)
     return copied
+
+
+def require_real(model: nn.Module) -> None:
+    """Raise `SparsewoodError` if the state holds something else than plain dense tensors with values.
+
+    Lazy parameters have no shapes, meta tensors no values, and of subclasses nobody knows what they hold.
+    """
+    for name, value in model.state_dict(keep_vars=True).items():
+        plain = isinstance(value, Tensor) and type(value) in (Tensor, nn.Parameter, nn.Buffer)
+        if not plain or value.is_meta or value.layout is not torch.strided or value.is_quantized:
+            kind = f"{type(value).__name__} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+            raise SparsewoodError(
+                f"The state of {type(model).__name__} holds {name!r}, a {kind}; only plain dense tensors with values "
+                "can be saved and loaded. Give the network its values first, and keep all else out of its state."
+            )
 
 
 def require_state(model: nn.Module, found: Mapping[str, Described], where: Path) -> None:
@@ -187,18 +203,6 @@ def _load(model: nn.Module, state: OrderedDict[str, Tensor], metadata: Any, wher
             f"{type(model).__name__} does not take the values of '{where}': {' '.join(str(error).split())[:500]} Build "
             "the network with the code that it was built with then, and with tensors that values can be copied into."
         ) from error
-
-
-def _refuse_unreal(model: nn.Module) -> None:
-    """Lazy parameters have no shapes, meta tensors no values, and of subclasses nobody knows what they hold."""
-    for name, value in model.state_dict(keep_vars=True).items():
-        plain = isinstance(value, Tensor) and type(value) in (Tensor, nn.Parameter, nn.Buffer)
-        if not plain or value.is_meta or value.layout is not torch.strided or value.is_quantized:
-            kind = f"{type(value).__name__} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
-            raise SparsewoodError(
-                f"The state of {type(model).__name__} holds {name!r}, a {kind}; only plain dense tensors with values "
-                "can be saved and loaded. Give the network its values first, and keep all else out of its state."
-            )
 
 
 def _check_places(where: Path, model: nn.Module, plan: ShrinkPlan) -> None:
