@@ -229,3 +229,59 @@ def test_a_step_with_a_closure_and_sparse_gradients_are_refused() -> None:
         table(torch.tensor([1, 2])).sum().backward()
         with pytest.raises(SparsewoodError, match="sparse=True"):
             optimizer.step()
+
+
+def test_a_second_keeper_of_a_parameter_is_refused_until_the_first_is_removed() -> None:
+    """Both would add the gradients up: a cluster of n would take a step n times too large."""
+    model = net()
+    sharing = share_weights(model, clusters=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    again = share_weights(model, clusters={"2": 2})
+    first = tune_centroids(model, sharing, optimizer)
+    with pytest.raises(SparsewoodError, match=r"'2\.weight' .* already has a keeper"):
+        tune_centroids(model, again, optimizer)
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
+    first.remove()
+    with tune_centroids(model, again, optimizer) as second:
+        assert list(second.codebooks) == ["2.weight"]
+        with tune_centroids(model, share_weights(model, clusters={"0": 2}), optimizer) as third:
+            assert list(third.codebooks) == ["0.weight"]
+        with pytest.raises(SparsewoodError, match="already has a keeper"):
+            tune_centroids(model, again, optimizer)
+
+
+def test_a_keeper_that_nothing_holds_is_still_there_and_goes_with_its_optimizer() -> None:
+    model = net()
+    sharing = share_weights(model, clusters=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tune_centroids(model, sharing, optimizer)
+    with pytest.raises(SparsewoodError, match="already has a keeper"):
+        tune_centroids(model, sharing, optimizer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tune_centroids(model, sharing, optimizer)
+
+
+def test_a_sum_that_float16_cannot_hold_is_refused_before_anything_changes() -> None:
+    """4 gradients of 30,000 add up to 120,000; the largest number of float16 is 65,504."""
+    layer = nn.Linear(4, 1, dtype=torch.float16)
+    layer.weight.data = torch.ones(1, 4, dtype=torch.float16)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    with tune_centroids(layer, share_weights(layer, clusters=1), optimizer):
+        layer.weight.grad = torch.full((1, 4), 16_000.0, dtype=torch.float16)
+        optimizer.step()
+        assert layer.weight.grad.tolist() == [[64_000.0] * 4]
+        weight = layer.weight.detach().clone()
+        layer.weight.grad = torch.full((1, 4), 30_000.0, dtype=torch.float16)
+        with pytest.raises(SparsewoodError, match=r"'weight' .*float16 can hold"):
+            optimizer.step()
+        assert torch.equal(layer.weight, weight)
+        assert layer.weight.grad.tolist() == [[30_000.0] * 4]
+
+
+def test_a_gradient_that_is_not_finite_itself_is_the_optimizers_affair() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    with tune_centroids(layer, share_weights(layer, clusters=1), optimizer):
+        layer.weight.grad = torch.tensor([[math.nan, 1.0]])
+        optimizer.step()
+    assert layer.weight.isnan().all()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from sparsewood.errors import SparsewoodError, UnknownName, require_model
 from sparsewood.quantization.sharing import SharedWeight, Sharing
 
 __all__ = ["CentroidKeeper", "tune_centroids"]
+
+_KEEPERS = WeakKeyDictionary[Optimizer, list["CentroidKeeper"]]()
+"""Of each optimizer, those that were not removed."""
 
 
 def tune_centroids(model: nn.Module, sharing: Sharing, optimizer: Optimizer) -> CentroidKeeper:
@@ -32,8 +36,9 @@ def tune_centroids(model: nn.Module, sharing: Sharing, optimizer: Optimizer) -> 
     The clusters hold at once, and the values are in the model: another `share_weights` with as many clusters returns
     them, without error. With several optimizers, call it once for each: only what an optimizer updates is its keeper's.
 
-    Raises `SparsewoodError` if the optimizer updates none of the shared weights, for weights of another shape than
-    they had, for LBFGS, and at a step with a closure; `UnknownName` for weights that the model does not have.
+    Raises `SparsewoodError` if the optimizer updates none of the shared weights, or a weight has a keeper with it
+    already, for weights of another shape than they had, for LBFGS, and at a step with a closure or with sums too large
+    for the type of the weights; `UnknownName` for weights that the model does not have.
 
     Source: Han et al. 2016, "Deep Compression", https://arxiv.org/abs/1510.00149, section 3.
 
@@ -67,7 +72,10 @@ class CentroidKeeper:
     def __init__(self, model: nn.Module, sharing: Sharing, optimizer: Optimizer) -> None:
         self._tied = _tied(model, sharing, optimizer)
         self._removed = False
+        self._beside = _KEEPERS.setdefault(optimizer, [])
+        self._require_alone(optimizer)
         self._gather()
+        self._beside.append(self)
         self._handles = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -83,6 +91,8 @@ class CentroidKeeper:
 
     def remove(self) -> None:
         """End it. May be called again without effect."""
+        if not self._removed:
+            self._beside.remove(self)
         self._removed = True
         for handle in self._handles:
             handle.remove()
@@ -99,6 +109,15 @@ class CentroidKeeper:
         state = "removed" if self._removed else ", ".join(tied.name for tied in self._tied)
         return f"CentroidKeeper({state})"
 
+    def _require_alone(self, optimizer: Optimizer) -> None:
+        kept = {id(tied.parameter) for keeper in self._beside for tied in keeper._tied}
+        for tied in self._tied:
+            if id(tied.parameter) in kept:
+                raise SparsewoodError(
+                    f"tune_centroids: {tied.name!r} of this {type(optimizer).__name__} optimizer already has a keeper, "
+                    "and two would add its gradients up twice. Call remove() of the first, or leave its with block."
+                )
+
     @torch.no_grad()
     def _gather(self) -> None:
         for tied in self._tied:
@@ -113,16 +132,11 @@ class CentroidKeeper:
                 f"{type(optimizer).__name__}.step was given a closure, whose gradients would not be added up over "
                 "clusters. Call backward() first and step() without arguments."
             )
-        for tied in self._tied:
-            gradient = tied.parameter.grad
-            if gradient is None:
-                continue
-            if gradient.layout is not torch.strided:
-                raise SparsewoodError(
-                    f"tune_centroids: the gradient of {tied.name!r} is sparse; expected a dense one. Make its layer "
-                    "without sparse=True."
-                )
-            gradient.copy_(tied.spread(tied.sums(gradient)))
+        with_gradient = [(tied, tied.parameter.grad) for tied in self._tied if tied.parameter.grad is not None]
+        # All sums come first: an error leaves the gradients as they are.
+        sums = [tied.gradient(gradient) for tied, gradient in with_gradient]
+        for (tied, gradient), total in zip(with_gradient, sums, strict=True):
+            gradient.copy_(tied.spread(total))
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         self._gather()
@@ -144,6 +158,21 @@ class _Tied:
         total = total.reshape(self.shared.codebook.shape)
         if self.shared.zeros:
             total[..., 0] = 0.0
+        return total
+
+    def gradient(self, gradient: Tensor) -> Tensor:
+        """The gradient of the values, in the dtype of that of the weights."""
+        if gradient.layout is not torch.strided:
+            raise SparsewoodError(
+                f"tune_centroids: the gradient of {self.name!r} is sparse; expected a dense one. Make its layer "
+                "without sparse=True."
+            )
+        total = self.sums(gradient).to(gradient.dtype)
+        if not bool(total.isfinite().all()) and bool(gradient.isfinite().all()):
+            raise SparsewoodError(
+                f"tune_centroids: the gradients of {self.name!r} add up over a cluster to more than "
+                f"{gradient.dtype} can hold. Scale the loss down, or train in float32 or bfloat16."
+            )
         return total
 
     def values(self, weight: Tensor) -> Tensor:
