@@ -115,7 +115,7 @@ def test_errors_are_one_line(arguments: list[str], message: str, capsys: Capture
     assert err.startswith("sparsewood: ")
     assert err.count("\n") == 1
     assert not Path("x.swp").exists()
-    assert not Path("d", "plan.json").exists()
+    assert not Path("d").exists()
 
 
 @pytest.mark.parametrize("command", ["pack", "unpack"])

@@ -8,7 +8,6 @@ from pathlib import Path
 from torch import nn
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.files import writable_directory
 from sparsewood.models.sources import load_model
 from sparsewood.packing import PackReport, pack, unpack
 from sparsewood.run.calls import Call, importable
@@ -46,10 +45,9 @@ def unpack_network(file: Path, name: str, settings: Sequence[str], output: Path)
 
     Raises `SparsewoodError` if the file is damaged or of another model, and where the directory cannot be written.
     """
-    writable_directory(output)
     with importable([Path.cwd()]):
         found = unpack(file, model=_network(name, settings, None))
-        save(found, output)
+        save(found, output)  # makes the directory, which is not left empty by a file that cannot be used
     tensors = found.state_dict()
     parameters = sum(parameter.numel() for parameter in found.parameters())
     print(f"{name}: {parameters:,} parameters, {len(tensors)} tensors", "", "Written:", sep="\n")
