@@ -350,7 +350,34 @@ def test_of_many_values_few_different_ones_are_kept() -> None:
     assert cluster(same, 4, Optimal())[1].tolist() == [float(same[0])]
 
 
+def test_values_from_end_to_end_of_float32() -> None:
+    """The largest less the least is no number of float32. The best 2 clusters of equal steps are the halves."""
+    values = torch.linspace(-1, 1, 200_000) * 3e38
+    codes, centers = cluster(values, 2, Optimal())
+    assert torch.bincount(codes).tolist() == [100_000] * 2
+    assert centers.tolist() == pytest.approx([-1.5e38, 1.5e38], rel=1e-4)
+    first = torch.tensor([-3e38, -2e38, 0.0, 3e38])
+    assert torch.equal(assign(values, first).long(), torch.bucketize(values, first[1:], right=True))
+
+
 # ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("scale", [1e155, 1e200, 1e307, 1e-155, 1e-200, 5e-324])
+def test_values_whose_squares_float64_cannot_hold(scale: float) -> None:
+    values = np.array([-9.0, -8.0, 1.0, 7.0, 9.0]) * scale
+    for start in STARTS.values():
+        with pytest.raises(SparsewoodError, match=r"squares .* float64"):
+            kmeans(values, 2, start=start)
+    found = kmeans(values, 5)
+    assert (found.centers.tolist(), found.error) == (values.tolist(), 0)
+
+
+@pytest.mark.parametrize("scale", [1e140, 1e-140])
+def test_large_and_small_values_are_clustered_as_others(scale: float) -> None:
+    values = np.array([-9.0, -8.0, 1.0, 7.0, 9.0]) * scale
+    for start in STARTS.values():
+        assert kmeans(values, 3, start=start).weights.tolist() == [2, 1, 2]
 
 
 @pytest.mark.parametrize("clusters", [0, -1, 2.0, True, None])

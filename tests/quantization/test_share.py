@@ -106,6 +106,14 @@ def test_001_10_enough_clusters_lose_nothing(dtype: torch.dtype) -> None:
     assert told.weights["0.weight"].unique == before["0.weight"].unique().numel()
 
 
+def test_the_error_of_the_largest_weights_is_a_number() -> None:
+    """The mean of a, -a, -a, -a is -a / 2: one weight moves by 3 a / 2, more than float32 can hold, three by a / 2."""
+    layer = linear([3e38, -3e38, -3e38, -3e38])
+    told = share_weights(layer, clusters=1).weights["weight"]
+    assert layer.weight.tolist() == [[pytest.approx(-1.5e38)] * 4]
+    assert told.squared_error == pytest.approx(4.5e38**2 + 3 * 1.5e38**2)
+
+
 # ---------------------------------------------------------------- properties
 
 

@@ -40,7 +40,7 @@ def _on_grid(values: Tensor, clusters: int, start: Start) -> tuple[Tensor, Tenso
     """None where the cells are too wide."""
     low, high = values.aminmax()
     scale = (_CELLS - 1) / (high - low)
-    if not bool(torch.isfinite(scale)):
+    if not 0 < float(scale) < torch.inf:  # 0 where high - low is not finite
         return None
     # Rounding is monotone: what is larger is in no earlier cell.
     cells = values.sub(low).mul_(scale).int()

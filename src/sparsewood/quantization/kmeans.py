@@ -20,6 +20,8 @@ _OPTIMAL = Optimal()
 _CELLS = 1 << 14
 _MOST_IN_A_CELL = 4
 _CHUNK = 1 << 16
+_LEAST_SQUARES, _MOST_SQUARES = 1e-290, 1e290
+"""Of the values' distances from their mean: far enough from the ends of float64 for what is computed of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,8 @@ def kmeans(
     center. There are exactly k clusters, none empty, unless there are at most k distinct values: these are then
     the centers, and nothing is lost. All is computed in float64.
 
-    Raises `SparsewoodError` for no values, values that are not finite, weights that are not positive, k below 1.
+    Raises `SparsewoodError` for no values, values that are not finite or so far from each other, or so near, that their
+    squared distances are beyond float64, weights that are not positive, k below 1.
 
     Source: Lloyd 1982, https://doi.org/10.1109/TIT.1982.1056489; for starts see there.
 
@@ -61,6 +64,11 @@ def kmeans(
     points = points_of(values, weights)
     if clusters >= len(points):
         return Clusters(points.values, points.values, points.mass, 0.0)
+    if not _LEAST_SQUARES < points.squares < _MOST_SQUARES:
+        raise SparsewoodError(
+            f"k-means: values from {points.values[0]:.3g} to {points.values[-1]:.3g} have squares beyond float64. "
+            "Multiply them by a number that brings them near 1."
+        )
     edges = lloyd(points, start(points, clusters))
     weights, first = np.diff(points.weights[edges]), points.values[edges[:-1]]
     return Clusters(points.centers(edges), first, weights, points.error(edges))
@@ -83,7 +91,7 @@ def assign(values: Tensor, first: Tensor) -> Tensor:
     low, high = begins[0], begins[-1]
     scale = (_CELLS - 1) / (high - low)
     table, most = None, 0
-    if flat.numel() > _CELLS and bool(torch.isfinite(scale)):
+    if flat.numel() > _CELLS and 0 < float(scale) < torch.inf:  # 0 where high - low is not finite
         held = torch.bincount(_cells(begins, low, high, scale), minlength=_CELLS)
         table, most = (held.cumsum(0) - held).int(), int(held.max())
     if table is None or most > _MOST_IN_A_CELL:

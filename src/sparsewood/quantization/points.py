@@ -59,7 +59,8 @@ class Points:
 def points_of(values: NDArray[Any], weights: NDArray[Any] | None = None) -> Points:
     """Sort the values and add them up; equal ones become one point, of the sum of their weights (1 each by default).
 
-    Raises `SparsewoodError` for values that are not finite, weights that are not positive, and no values at all.
+    Raises `SparsewoodError` for values that are not finite, weights that are not positive, and no values at all. Where
+    sums are beyond float64, `squares` is not finite.
 
     >>> points = points_of(np.array([3.0, 1.0, 3.0]))
     >>> points.values, points.weights
@@ -68,7 +69,9 @@ def points_of(values: NDArray[Any], weights: NDArray[Any] | None = None) -> Poin
     values = np.asarray(values).reshape(-1)
     if not values.size:
         raise SparsewoodError("k-means: there are no values.")
-    if not np.isfinite(values.sum(dtype=np.float64)) and not np.isfinite(values).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values.sum(dtype=np.float64)
+    if not np.isfinite(total) and not np.isfinite(values).all():
         raise SparsewoodError(f"k-means: {int((~np.isfinite(values)).sum())} of {values.size} values are not finite.")
     if weights is None:
         values = np.sort(values)
@@ -79,10 +82,12 @@ def points_of(values: NDArray[Any], weights: NDArray[Any] | None = None) -> Poin
     starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
     mass = np.diff(starts, append=values.size) if weights is None else np.add.reduceat(weights, starts)
     distinct, mass = values[starts].astype(np.float64), mass.astype(np.float64)
-    shift = float(np.dot(distinct, mass) / mass.sum())
-    centered = distinct - shift
-    moments = centered * mass
-    return Points(distinct, mass, _from_zero(mass), _from_zero(moments), float(np.dot(moments, centered)), shift)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        shift = float(np.dot(distinct, mass) / mass.sum())
+        centered = distinct - shift
+        moments = centered * mass
+        squares = float(np.dot(moments, centered))
+        return Points(distinct, mass, _from_zero(mass), _from_zero(moments), squares, shift)
 
 
 def apart(edges: Edges) -> Edges:

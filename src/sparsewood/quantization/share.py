@@ -149,9 +149,10 @@ def _errors(rows: Tensor, kept: Tensor | None, codes: list[Tensor], codebook: Te
     error = squares = 0.0
     for index, row in enumerate(rows):
         base = row if kept is None else row.where(kept[index], row.new_zeros(()))
-        book = codebook[index].to(row.dtype)
+        book = codebook[index].double()
         for part, code in zip(base.split(_CHUNK), codes[index].split(_CHUNK), strict=True):
-            off, whole = (part - book.index_select(0, code)).double(), part.double()
+            whole = part.double()
+            off = whole - book.index_select(0, code)
             error += float(torch.dot(off, off))
             squares += float(torch.dot(whole, whole))
     return error, squares
