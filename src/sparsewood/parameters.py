@@ -178,8 +178,9 @@ def choose(
     exclude: Selectors | None = None,
     protect_classifier: bool = True,
     default: Callable[[Entry], bool] = is_weight,
+    action: str = "prune",
 ) -> list[Entry]:
-    """The parameters to prune.
+    """The parameters to prune, or to do with what `action` says in the error for none.
 
     Without `include`: those for which `default` is true, less the classifier (see `classifier`) when
     `protect_classifier`. With `include`: every floating-point parameter that is named by parameter name, and, where a
@@ -200,7 +201,7 @@ def choose(
         chosen = [entry for entry in chosen if entry.name not in dropped]
     if not chosen:
         raise SparsewoodError(
-            f"Nothing to prune in {type(model).__name__}: no parameter was chosen from {len(known)}. "
+            f"Nothing to {action} in {type(model).__name__}: no parameter was chosen from {len(known)}. "
             "Name some with include=[...] (parameter names, module names, patterns or module classes)."
         )
     return chosen

@@ -87,6 +87,14 @@ def test_001_10_zeros_stay_zero_and_have_no_part_in_the_means() -> None:
     assert told.zeros == 5
 
 
+def test_a_mean_of_exactly_zero_makes_the_weights_of_its_cluster_zero() -> None:
+    layer = linear([-1.0, 1.0, 0.0])
+    told = share_weights(layer, clusters=1).weights["weight"]
+    assert layer.weight.tolist() == [[0.0, 0.0, 0.0]]
+    assert told.indices.tolist() == [[1, 1, 0]]
+    assert (told.zeros, told.unique, told.squared_error) == (1, 0, 2.0)
+
+
 def test_a_weight_of_zeros_alone() -> None:
     layer = linear([0.0, 0.0])
     told = share_weights(layer, bits=2)
@@ -393,7 +401,8 @@ def test_the_table_is_readable() -> None:
         ({"clusters": 3, "per": "channel"}, "PerTensor"),
         ({"clusters": 3, "per": PerTensor}, "PerTensor"),
         ({"clusters": 3, "start": Linear}, "start must be"),
-        ({"clusters": 3, "exclude": ["0", "3", "5"]}, "no parameter was chosen"),
+        ({"clusters": 3, "exclude": ["0", "3", "5"]}, "Nothing to share in Sequential: no parameter was chosen"),
+        ({"clusters": 3, "include": "*.bias"}, "Nothing to share in Sequential: only biases were chosen"),
         ({"clusters": 3, "masks": {"0.weight": torch.ones(2, 2).bool()}}, "has shape"),
     ],
 )

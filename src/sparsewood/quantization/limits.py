@@ -59,9 +59,14 @@ def _chosen(model: nn.Module, include: Selectors | None, exclude: Selectors | No
     """Those that pruning would take, with the classifier; biases only by their own names."""
     if include is not None and not isinstance(include, str | type | nn.Module):
         include = list(include)
-    chosen = choose(model, include=include, exclude=exclude, protect_classifier=False)
+    chosen = choose(model, include=include, exclude=exclude, protect_classifier=False, action="share")
     named = include if isinstance(include, list) else [include]
-    return [e for e in chosen if e.leaf != "bias" or any(name in named for name in (e.name, *e.aliases))]
+    shared = [e for e in chosen if e.leaf != "bias" or any(name in named for name in (e.name, *e.aliases))]
+    if not shared:
+        raise SparsewoodError(
+            f"Nothing to share in {type(model).__name__}: only biases were chosen. Name each by its own name."
+        )
+    return shared
 
 
 def _checked(kind: str, number: object) -> int:

@@ -40,9 +40,9 @@ def share_weights(
 
         minimise over values c_1 ... c_k:   sum over weights w that are not zero of  min_j (w - c_j)^2
 
-    Zeros, and entries that `masks` remove, are exactly zero afterwards and have no part in it. What has no more than k
-    different values keeps them. Weights keep their type, shape and identity; a tied one is shared once. All
-    weights are clustered before the first is changed.
+    Zeros, and entries that `masks` remove, are exactly zero afterwards and have no part in it; a mean may be 0 as well,
+    and makes zeros of its cluster. What has no more than k different values keeps them. Weights keep their type, shape
+    and identity; a tied one is shared once. All weights are clustered before the first is changed.
 
     Args:
         clusters: k, how many values other than 0 each weight may have.
@@ -57,8 +57,9 @@ def share_weights(
         start: where k-means begins: `Optimal()`, or `Linear()`, `DensityBased()`, `KMeansPlusPlus()` of
             `sparsewood.quantization`.
 
-    Raises `SparsewoodError` for numbers that cannot be, weights that are not finite, and sharded ones; `UnknownName`
-    for names that mean nothing. Train the values on with `sparsewood.quantization.tune_centroids`.
+    Raises `SparsewoodError` for numbers that cannot be, weights that are not finite, or whose squares float64 cannot
+    hold, and sharded ones; `UnknownName` for names that mean nothing.
+    Train the values on with `sparsewood.quantization.tune_centroids`.
 
     Source: Han et al. 2016, "Deep Compression", https://arxiv.org/abs/1510.00149.
 

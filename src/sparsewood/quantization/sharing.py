@@ -71,10 +71,6 @@ class SharedWeight:
         flat = codebook.reshape(-1)
         return flat.index_select(0, self.cells().to(flat.device)).reshape(self.indices.shape)
 
-    def _row(self) -> tuple[str, ...]:
-        numbers = (self.indices.numel(), self.zeros, self.values, self.bits)
-        return (*(f"{number:,}" for number in numbers), f"{self.relative_error:.3g}")
-
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
