@@ -203,3 +203,23 @@ def test_dynamics_are_part_of_a_cells_hash(recipe: Path) -> None:
     other = load_recipe(recipe, ["variants.rigl.dynamics.every=6"])
     assert hashed(load_recipe(recipe)) != hashed(other)
     assert hashed(load_recipe(recipe)) == hashed(load_recipe(recipe, ["variants.rigl.dynamics.drop=0.3"]))
+
+
+def test_a_dry_run_of_events_that_count_steps(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        """
+name: rising
+data: digits
+model: {name: small_conv, widths: [4], hidden: 16, size: 8}
+training: {epochs: 3, batch_size: 128}
+pruning:
+  schedule: {name: RNNRamp, q: 0.05, start: 9, ramp: 12, end: 18, every: 3}
+  unit: step
+  rounds: 4
+  start: 9
+  every: 3
+"""
+    )
+    root = run_recipe(path, [f"output={tmp_path}"], dry_run=True, quiet=True)
+    assert [row.strategy for row in read_csv(root / "results.csv") if row.compression > 1] == ["pruned"]

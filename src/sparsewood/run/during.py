@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -13,11 +13,22 @@ from sparsewood.recovery import FineTune
 from sparsewood.run.bench import Bench
 from sparsewood.run.recipe import Variant
 from sparsewood.run.unit_rounds import unit_data
+from sparsewood.schedules.plans import Plan, Schedule
 from sparsewood.train import DynamicPruner, Pruner, Training
 
 __all__ = ["pruner_of", "squeezed"]
 
 DRY_STEPS = 4
+
+
+@dataclass(frozen=True)
+class _Squeezed(Schedule):
+    """The events of another schedule, at whatever steps."""
+
+    schedule: Schedule
+
+    def __call__(self, rounds: int) -> Plan:
+        return self.schedule(rounds)
 
 
 def squeezed(bench: Bench, variant: Variant, settings: Training) -> tuple[Variant, Training]:
@@ -27,7 +38,8 @@ def squeezed(bench: Bench, variant: Variant, settings: Training) -> tuple[Varian
     if variant.dynamics is not None:
         often = replace(variant.dynamics, every=1, start=0.0, stop=1.0)
         return replace(variant, dynamics=often), replace(settings, epochs=DRY_STEPS)
-    once = replace(variant.pruning, unit="step", start=0, every=1)
+    schedule = _Squeezed(variant.pruning.schedule)
+    once = replace(variant.pruning, schedule=schedule, unit="step", start=0, every=1)
     return replace(variant, pruning=once), replace(settings, epochs=once.rounds + 1)
 
 
