@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="where MNIST is; default: SPARSEWOOD_DATA")
     parser.add_argument("--network", choices=tuple(RATES), default="lenet300")
-    parser.add_argument("--sparsity", type=float, default=0.94)
+    parser.add_argument("--sparsity", type=float, default=0.92)
     parser.add_argument("--clusters", type=int, default=15, help="values of each layer besides 0")
     parser.add_argument("--epochs", type=int, default=10, help="of the dense network")
     parser.add_argument("--pruning", type=int, default=20, help="epochs, in the first half of which weights go")
