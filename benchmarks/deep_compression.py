@@ -22,13 +22,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from cells import shown
-from snip import BATCH, Images, error, images, network, rate
+from snip import BATCH, Images, error, images, network, sgd, train
 from torch import nn
-from torch.nn import functional as F
 
 import sparsewood as sw
 from sparsewood.packing import PackReport
@@ -38,27 +36,6 @@ from sparsewood.schedules import Cubic
 STAGES = ("dense", "dense, trained on", "pruned", "shared", "shared, trained on", "packed and read back")
 EVENTS = 40
 RATES = {"lenet300": 0.1, "lenet5": 0.01}
-
-
-def train(model: nn.Module, data: Images, seed: int, epochs: int, optimizer: Any, pruner: Any = None) -> None:
-    """With a cosine from the optimizer's rate on; in the first half of the epochs `pruner` is told of each step."""
-    generator, steps, step = torch.Generator().manual_seed(seed), epochs * (len(data.x) // BATCH), 0
-    first = optimizer.param_groups[0]["lr"]
-    model.train()
-    for _ in range(epochs):
-        for x, y in data.batches(generator):
-            for group in optimizer.param_groups:
-                group["lr"] = first * rate("cosine", step, steps)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-            step += 1
-            if pruner is not None:
-                pruner.step()
-
-
-def sgd(model: nn.Module, lr: float) -> torch.optim.SGD:
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
 
 
 def pruned(model: nn.Module, data: Images, seed: int, how: argparse.Namespace) -> sw.Masks:

@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 from cells import shown
-from snip import BATCH, Images, error, images, network, rate
+from snip import BATCH, Images, error, images, network, sgd, train
 from torch import nn
-from torch.nn import functional as F
 
 import sparsewood as sw
 from sparsewood.dynamics import SET, Movement, RigL, Splicing, StraightThrough
@@ -64,21 +63,11 @@ def methods(sparsity: float) -> dict[str, tuple[bool, Start]]:
     }
 
 
-def train(model: nn.Module, data: Images, seed: int, epochs: int, start: Start | None, sparsity: float) -> sw.Masks:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    steps, step, generator = epochs * (len(data.x) // BATCH), 0, torch.Generator().manual_seed(seed)
-    pruner = None if start is None else start(model, optimizer, steps, sparsity)
-    model.train()
-    for _ in range(epochs):
-        for x, y in data.batches(generator):
-            for group in optimizer.param_groups:
-                group["lr"] = 0.1 * rate("cosine", step, steps)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-            step += 1
-            if pruner is not None:
-                pruner.step()
+def pruned(model: nn.Module, data: Images, seed: int, epochs: int, start: Start | None, sparsity: float) -> sw.Masks:
+    """The masks at the end of a training in which `start` prunes; none without it."""
+    optimizer = sgd(model, 0.1)
+    pruner = None if start is None else start(model, optimizer, epochs * (len(data.x) // BATCH), sparsity)
+    train(model, data, seed, epochs, optimizer, pruner)
     return sw.Masks({}) if pruner is None else pruner.finish()
 
 
@@ -97,16 +86,16 @@ def main() -> None:
     for seed in range(1, options.seeds + 1):
         initial = network("lenet300", 2.0, seed)
         dense = copy.deepcopy(initial)
-        train(dense, data, seed, options.epochs, None, 0)
+        pruned(dense, data, seed, options.epochs, None, 0)
         longer = copy.deepcopy(dense)
-        train(longer, data, 100 + seed, options.epochs, None, 0)
+        pruned(longer, data, 100 + seed, options.epochs, None, 0)
         found.setdefault(("dense", 0.0), []).append(error(longer, test))
         for sparsity in options.sparsities:
             for name in options.methods:
                 goes_on, start = methods(sparsity)[name]
                 model = copy.deepcopy(dense if goes_on else initial)
                 epochs, order = (options.epochs, 100 + seed) if goes_on else (2 * options.epochs, seed)
-                masks = train(model, data, order, epochs, start, sparsity)
+                masks = pruned(model, data, order, epochs, start, sparsity)
                 assert sw.masks.not_held(model, masks) is None
                 assert masks.removed == round(sparsity * masks.total)
                 found.setdefault((name, sparsity), []).append(error(model, test))

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from cells import shown
@@ -83,6 +84,27 @@ def error(model: nn.Module, data: Images) -> float:
         int((model(x).argmax(1) != y).sum()) for x, y in zip(data.x.split(1000), data.y.split(1000), strict=True)
     )
     return 100 * wrong / len(data.x)
+
+
+def sgd(model: nn.Module, lr: float) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+
+
+def train(model: nn.Module, data: Images, seed: int, epochs: int, optimizer: Any, pruner: Any = None) -> None:
+    """With a cosine from the optimizer's rate on; `pruner` is told of each step."""
+    generator, steps, step = torch.Generator().manual_seed(seed), epochs * (len(data.x) // BATCH), 0
+    first = optimizer.param_groups[0]["lr"]
+    model.train()
+    for _ in range(epochs):
+        for x, y in data.batches(generator):
+            for group in optimizer.param_groups:
+                group["lr"] = first * rate("cosine", step, steps)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            step += 1
+            if pruner is not None:
+                pruner.step()
 
 
 def trained(

@@ -17,13 +17,11 @@ import argparse
 import copy
 import sys
 import time
-from contextlib import nullcontext
 
 import torch
 from cells import shown
-from snip import BATCH, Images, error, images, network, rate
+from snip import BATCH, error, images, network, sgd, train
 from torch import nn
-from torch.nn import functional as F
 
 import sparsewood as sw
 from sparsewood.recovery import BlockSurgeon, DiagonalSurgeon, ExactSurgeon, surgeon
@@ -36,21 +34,6 @@ METHODS: dict[str, Solver | None] = {
     "exact": ExactSurgeon(),
 }
 RATES = {"lenet300": 0.1, "lenet5": 0.01}
-
-
-def train(model: nn.Module, data: Images, seed: int, epochs: int, lr: float, masks: sw.Masks | None = None) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-    steps, step, generator = epochs * (len(data.x) // BATCH), 0, torch.Generator().manual_seed(seed)
-    model.train()
-    with nullcontext() if masks is None else sw.enforce(model, masks, optimizer):
-        for _ in range(epochs):
-            for x, y in data.batches(generator):
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * rate("cosine", step, steps)
-                optimizer.zero_grad()
-                F.cross_entropy(model(x), y).backward()
-                optimizer.step()
-                step += 1
 
 
 def pruned(model: nn.Module, method: Solver | None, sparsity: float, seen: torch.Tensor) -> sw.Masks:
@@ -82,7 +65,7 @@ def main() -> None:
     found: dict[tuple[str, float], list[tuple[float, float, float]]] = {}
     for seed in range(1, options.seeds + 1):
         start = network(options.network, 2.0, seed)
-        train(start, data, seed, options.epochs, lr)
+        train(start, data, seed, options.epochs, sgd(start, lr))
         dense.append(error(start, test))
         start.train()
         order = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(1000 + seed))
@@ -94,7 +77,9 @@ def main() -> None:
                 took = time.perf_counter() - moment
                 at_once = error(model, test)
                 if options.retrain:
-                    train(model, data, 100 + seed, options.retrain, lr / 10, masks)
+                    optimizer = sgd(model, lr / 10)
+                    with sw.enforce(model, masks, optimizer):
+                        train(model, data, 100 + seed, options.retrain, optimizer)
                 found.setdefault((name, sparsity), []).append((at_once, error(model, test), took))
                 print(f"# seed {seed}, {name} {sparsity:g}: {found[name, sparsity][-1]}", flush=True)
     print(f"\n`python {' '.join(sys.argv)}`: {time.perf_counter() - began:.0f} s, PyTorch {torch.__version__}\n")
