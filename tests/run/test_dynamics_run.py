@@ -12,7 +12,7 @@ import pytest
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.report.rows import read_csv
-from sparsewood.run import experiment
+from sparsewood.run import trainings
 from sparsewood.run.cli import main
 from sparsewood.run.command import run_recipe
 from sparsewood.run.directory import Stage
@@ -146,7 +146,7 @@ def test_a_run_that_was_cut_gives_the_same_numbers(
 def test_mistakes_are_found_before_training(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, setting: str, message: str
 ) -> None:
-    monkeypatch.setattr(experiment, "fit", None)
+    monkeypatch.setattr(trainings, "fit", None)
     short = ["training.epochs=1", "training.batch_size=400"] if "start=0.74" in setting else []
     with pytest.raises(SparsewoodError, match=message):
         run_recipe(recipe, [*short, setting], quiet=True)
@@ -173,7 +173,7 @@ def test_first_weights_that_are_alike_matter_only_where_splicing_begins_with_the
     def reached(*_: Any, **__: Any) -> None:
         raise Stop
 
-    monkeypatch.setattr(experiment, "fit", reached)
+    monkeypatch.setattr(trainings, "fit", reached)
     (recipe.parent / "flat_network.py").write_text(FLAT)
     pruning = f"{{dynamics: {{name: Splicing, sparsity: 0.5}}, pruning: {{recovery: {recovery}}}}}"
     with pytest.raises(expected, match=message):

@@ -21,7 +21,7 @@ from sparsewood.errors import FileFormatError, OutputError, SparsewoodError
 from sparsewood.measurement import evaluate
 from sparsewood.models import small_conv
 from sparsewood.report.rows import Result, read_csv
-from sparsewood.run import command, experiment
+from sparsewood.run import command, trainings
 from sparsewood.run.cli import main
 from sparsewood.run.command import run_recipe
 from sparsewood.run.directory import Stage, locked
@@ -186,7 +186,7 @@ def test_every_round_has_a_control_that_was_trained_as_often(finished: Path) -> 
 def test_the_test_part_is_opened_once_when_all_is_trained(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """[000-11] [7.4]"""
     order: list[str] = []
-    opening, fitting = HeldOut.open, experiment.fit
+    opening, fitting = HeldOut.open, trainings.fit
 
     def opened(self: HeldOut) -> Any:
         order.append("test")
@@ -197,7 +197,7 @@ def test_the_test_part_is_opened_once_when_all_is_trained(recipe: Path, monkeypa
         return fitting(*args, **options)
 
     monkeypatch.setattr(HeldOut, "open", opened)
-    monkeypatch.setattr(experiment, "fit", fitted)
+    monkeypatch.setattr(trainings, "fit", fitted)
     run_recipe(recipe, quiet=True)
     assert order == ["training"] * 17 + ["test"]
 
@@ -209,7 +209,7 @@ def test_what_is_finished_is_not_done_again(recipe: Path, finished: Path, monkey
     root = run_recipe(recipe, quiet=True)
     assert fingerprints(root) == fingerprints(finished)
     written = (root / "results.csv").read_bytes()
-    monkeypatch.setattr(experiment, "fit", None)
+    monkeypatch.setattr(trainings, "fit", None)
     assert run_recipe(recipe, quiet=True) == root
     assert (root / "results.csv").read_bytes() == written
 
@@ -334,7 +334,7 @@ def test_what_was_built_on_a_stage_that_was_done_again_is_refused(recipe: Path) 
 
 def test_zeros_that_did_not_hold_leave_the_stage_unfinished(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """[7.8]"""
-    fitting = experiment.fit
+    fitting = trainings.fit
 
     def disturbed(model: torch.nn.Module, *args: Any, **options: Any) -> Any:
         fitted = fitting(model, *args, **options)
@@ -342,7 +342,7 @@ def test_zeros_that_did_not_hold_leave_the_stage_unfinished(recipe: Path, monkey
             model.get_parameter("hidden.weight").add_(1e-3)
         return fitted
 
-    monkeypatch.setattr(experiment, "fit", disturbed)
+    monkeypatch.setattr(trainings, "fit", disturbed)
     with pytest.raises(SparsewoodError, match=r"masked weights of 'hidden\.weight' are not zero after training"):
         run_recipe(recipe, ["variants={chain: {}}"], quiet=True)
     (root,) = Path("runs").iterdir()
@@ -479,7 +479,7 @@ def test_an_altered_mark_is_named(recipe: Path) -> None:
 def test_mistakes_are_found_before_training(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, setting: str, message: str
 ) -> None:
-    monkeypatch.setattr(experiment, "fit", None)
+    monkeypatch.setattr(trainings, "fit", None)
     with pytest.raises(SparsewoodError, match=message):
         run_recipe(recipe, [setting], quiet=True)
 

@@ -71,7 +71,7 @@ def test_nothing_is_done_twice(recipe: Path, monkeypatch: pytest.MonkeyPatch) ->
     """[004-33] A second command neither trains nor prunes again what is there, and adds what is new."""
     target = analyse_recipe(recipe, SHORT, settings=QUICK, quiet=True)
     before = rows(target / "sensitivity.csv")
-    monkeypatch.setattr(experiment, "_fit", lambda *_, **__: pytest.fail("it was trained again"))
+    monkeypatch.setattr(experiment, "train", lambda *_, **__: pytest.fail("it was trained again"))
     more = ["amounts=[0.25, 0.5]", "granularities=[Filter, Coupled]", 'layers=["features*"]']
     assert analyse_recipe(recipe, SHORT, settings=more, quiet=True) == target
     after = rows(target / "sensitivity.csv")

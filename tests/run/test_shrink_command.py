@@ -174,7 +174,7 @@ def test_the_dense_training_is_done_once(done: Path, capsys: Captured, monkeypat
         raise AssertionError("the dense network was trained again")
 
     before = {path.name: path.read_bytes() for path in done.iterdir() if path.is_file() and path.name != "lock"}
-    monkeypatch.setattr("sparsewood.run.experiment.fit", none)
+    monkeypatch.setattr("sparsewood.run.trainings.fit", none)
     assert main(["shrink", recipe, *output, "--preview"]) == 0
     assert "The weights are those of the training in" in capsys.readouterr().out
     assert {name: (done / name).read_bytes() for name in before} == before
@@ -386,7 +386,7 @@ def test_what_cannot_be_reached_is_found_out_before_the_training(
         raise AssertionError("trained although the budget cannot be met")
 
     bare.write_text(RECIPE)
-    monkeypatch.setattr("sparsewood.run.experiment.fit", none)
+    monkeypatch.setattr("sparsewood.run.trainings.fit", none)
     assert main(["shrink", str(bare), "--set", "shrink.budget.amount=0.001", "--output", "out"]) == 2
     assert "The least that can be reached is" in capsys.readouterr().err
 

@@ -1,12 +1,13 @@
-"""Words, unsigned integers, as bytes: four schemes, of which the shortest is taken. Nothing is lost.
+"""Words, unsigned integers, as bytes: six schemes, of which the shortest is taken. Nothing is lost.
 
 | first byte | scheme | then |
 |---|---|---|
 | 0 | constant | the word that all are |
 | 1 | planes | for each byte of the words, the lowest first, a stream of all words' bytes |
 | 2 | codebook | how many values there are (a varint), the values, ascending, as planes; a stream of indices |
-| 3 | bitmap | how many words are not 0 (a varint); a stream of bytes, high bit first, 1 = not 0; those by 0 to 2 |
+| 3 | bitmap | how many words are not 0 (a varint); a stream of bytes, high bit first, 1 = not 0; those by 0 to 2, 5 |
 | 4 | gaps | the same, with a stream of gaps for the bitmap; before it how many it has (a varint) |
+| 5 | 8-bit codebook | as 2, with a word, the step, and a stream of signed bytes, how many steps, for the planes |
 
 Streams are those of `streams`. In planes, words of floating-point numbers are rotated left by one bit, so that the
 exponent is a byte of its own, or begins one, and the sign is the lowest bit. A gap is the number of zeros before the
@@ -26,11 +27,12 @@ import numpy as np
 
 from sparsewood.packing import coding, streams
 from sparsewood.packing.cursor import Cursor, Damaged, varint
+from sparsewood.packing.steps import in_steps, multiples
 from sparsewood.packing.words import Kind
 
 __all__ = ["Packed", "read", "write"]
 
-CONSTANT, PLANES, CODEBOOK, BITMAP, GAPS = range(5)
+CONSTANT, PLANES, CODEBOOK, BITMAP, GAPS, CODEBOOK_8 = range(6)
 
 _ESCAPE = 255
 _SMALL = 2**12
@@ -122,8 +124,13 @@ def _dense(words: np.ndarray, values: np.ndarray, kind: Kind) -> list[_Candidate
     if len(values) <= min(coding.LARGEST, max(16, len(words) // 4)):
         dtype = np.uint8 if len(values) <= 256 else np.uint16
         indices = np.searchsorted(values, words).astype(dtype)
-        bits = coding.entropy(coding.histogram(indices, len(values))) + 8 * kind.width * len(values)
-        found.append(_Candidate("codebook", bits, partial(_write_codebook, values, indices, kind)))
+        bits = coding.entropy(coding.histogram(indices, len(values)))
+        book = bits + 8 * kind.width * len(values)
+        found.append(_Candidate("codebook", book, partial(_write_codebook, values, indices, kind)))
+        stepped = in_steps(values, kind)
+        if stepped is not None:
+            book = bits + 8 * (kind.width + len(values))
+            found.append(_Candidate("8-bit codebook", book, partial(_write_stepped, *stepped, indices)))
     return found
 
 
@@ -132,10 +139,16 @@ def _read_dense(cursor: Cursor, count: int, kind: Kind, scheme: int) -> np.ndarr
         return np.full(count, cursor.array(1, f"<u{kind.width}")[0], kind.dtype)
     if scheme == PLANES:
         return _read_planes(cursor, count, kind)
-    if scheme != CODEBOOK:
+    if scheme == CODEBOOK_8 and not (kind.floating and kind.width >= 4):
+        raise Damaged("a codebook of steps is of numbers that have none")
+    if scheme not in (CODEBOOK, CODEBOOK_8):
         raise Damaged(f"words are packed by scheme {scheme}, which there is not here")
     size = cursor.varint(most=min(coding.LARGEST, count), least=2, what="the size of a codebook")
-    values = _read_planes(cursor, size, kind)
+    if scheme == CODEBOOK:
+        values = _read_planes(cursor, size, kind)
+    else:
+        step = cursor.array(1, f"<u{kind.width}").astype(kind.dtype)
+        values = multiples(step, streams.read(cursor, size, 256), kind)
     if bool((values[1:] <= values[:-1]).any()):
         raise Damaged("the values of a codebook are not ascending")
     return values[streams.read(cursor, count, size)]
@@ -144,6 +157,11 @@ def _read_dense(cursor: Cursor, count: int, kind: Kind, scheme: int) -> np.ndarr
 def _write_codebook(values: np.ndarray, indices: np.ndarray, kind: Kind) -> bytes:
     head = bytes([CODEBOOK]) + varint(len(values)) + _write_planes(_split(values, kind))
     return head + streams.write(indices, len(values))
+
+
+def _write_stepped(step: np.ndarray, times: np.ndarray, indices: np.ndarray) -> bytes:
+    head = bytes([CODEBOOK_8]) + varint(len(times)) + _little(step).tobytes() + streams.write(times, 256)
+    return head + streams.write(indices, len(times))
 
 
 def _split(words: np.ndarray, kind: Kind) -> list[np.ndarray]:

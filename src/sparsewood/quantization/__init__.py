@@ -2,6 +2,7 @@
 
 from sparsewood.quantization.granularities import PerChannel, PerTensor
 from sparsewood.quantization.kmeans import Clusters, assign, kmeans
+from sparsewood.quantization.rounding import round_codebooks
 from sparsewood.quantization.share import share_weights
 from sparsewood.quantization.sharing import SharedWeight, Sharing
 from sparsewood.quantization.starts import DensityBased, KMeansPlusPlus, Linear, Optimal, Start
@@ -21,6 +22,7 @@ __all__ = [
     "Start",
     "assign",
     "kmeans",
+    "round_codebooks",
     "share_weights",
     "tune_centroids",
 ]

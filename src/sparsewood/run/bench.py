@@ -29,6 +29,7 @@ __all__ = ["Bench", "Trained", "load_split"]
 
 DENSE = "dense"
 FINAL = "final.safetensors"
+MASKS = "masks.safetensors"
 
 
 DRY_IMAGES = 8
@@ -197,13 +198,14 @@ class Bench:
     @property
     def training(self) -> Training:
         """How the dense network is trained."""
-        return self._shortened(self.recipe.training)
+        return self.shortened(self.recipe.training)
 
     def retraining(self, variant: Variant) -> Training:
         """How a pruned network is fine-tuned."""
-        return self._shortened(variant.retraining or self.recipe.training)
+        return self.shortened(variant.retraining or self.recipe.training)
 
-    def _shortened(self, settings: Training) -> Training:
+    def shortened(self, settings: Training) -> Training:
+        """The settings, or in a dry run those of one epoch."""
         return replace(settings, epochs=min(1, settings.epochs)) if self.dry_run else settings
 
     def accuracy(self, model: nn.Module) -> float:

@@ -21,6 +21,7 @@ from sparsewood.run.begun import require_same_inputs
 from sparsewood.run.bench import Bench, load_split
 from sparsewood.run.calls import importable
 from sparsewood.run.directory import locked
+from sparsewood.run.file_outputs import files_table, read_stages, write_stages
 from sparsewood.run.methods import Choice, load_chosen
 from sparsewood.run.outputs import lines, read_results, results_table, write_levels, write_parameters, write_results
 from sparsewood.run.preflight import check_run
@@ -87,7 +88,7 @@ def run_recipe(
         if leads:
             _report(recipe, root, evaluations, split.note, dry_run=dry_run)
             if save_model is not None:
-                _save_model(root, evaluations[recipe.seeds[0]], save_model)
+                _save_model(root, evaluations[recipe.seeds[0]]["results"], save_model)
     return root
 
 
@@ -140,6 +141,11 @@ def _report(recipe: Recipe, root: Path, evaluations: dict[int, Any], note: str, 
     if any(variant.pruning.coupled for variant in recipe.variants):
         write_levels(root, found, [variant.name for variant in recipe.variants])
     show(results_table(lines(found), f"{title}: test accuracy, {over}"))
+    stages = read_stages(evaluations)
+    if stages:
+        paths += write_stages(root, stages)
+        print()
+        show(files_table(stages, f"{title}: accuracy and bytes of the file after each stage, {over}"))
     print("\nWritten:")
     for path in paths:
         print(f"  {path}")

@@ -11,9 +11,10 @@ from sparsewood.masks import apply_masks
 from sparsewood.measurement import evaluate
 from sparsewood.measurement.counting import count
 from sparsewood.report.rows import Result
-from sparsewood.run.bench import DENSE, Bench, Trained
-from sparsewood.run.experiment import IN_TRAINING, MASKS, control_name, controls, numbered, round_name
+from sparsewood.run.bench import DENSE, MASKS, Bench, Trained
+from sparsewood.run.experiment import IN_TRAINING, control_name, controls, numbered, round_name
 from sparsewood.run.recipe import Variant
+from sparsewood.run.sharing_work import SHARED, file_stages
 from sparsewood.run.unit_rounds import share_of_units
 from sparsewood.state import restore
 from sparsewood.types import Masks
@@ -55,23 +56,27 @@ class Evaluated:
     units: float | None = None
 
 
-def evaluate_seed(bench: Bench) -> list[dict[str, Any]]:
-    """Every final network of one seed, on training and test data; as JSON values.
+def evaluate_seed(bench: Bench) -> dict[str, list[dict[str, Any]]]:
+    """Every final network of one seed, on training and test data, and the stages of small files; as JSON values.
 
     The test part is opened here and nowhere else.
     """
     test, train = bench.plain(bench.split.test.open()), bench.plain(bench.split.train)
     dense = bench.finished(DENSE)
-    rows = []
+    rows, files = list[dict[str, Any]](), list[dict[str, Any]]()
     for variant in bench.recipe.variants:
+        every = _results(bench, variant, dense)
         reached: dict[str, float] = {}  # by each control
-        for found in _results(bench, variant, dense):
+        for found in every:
             name = str(found.control.stage.directory)
             if name not in reached:
                 reached[name] = evaluate(bench.network_at(found.control.state()), test, topk=(1,)).top[1]
             rows.append(asdict(_evaluated(bench, variant, found, test, train, reached[name])))
             bench.advance(f"seed {bench.seed}: test of {variant.name}", 0)
-    return rows
+        if variant.sharing is not None:
+            last = every[-1]
+            files += map(asdict, file_stages(bench, variant, last.control, last.trained, test))
+    return {"results": rows, "files": files}
 
 
 def fingerprints(bench: Bench) -> dict[str, str]:
@@ -79,6 +84,7 @@ def fingerprints(bench: Bench) -> dict[str, str]:
     dense = bench.finished(DENSE)
     results = [found for variant in bench.recipe.variants for found in _results(bench, variant, dense)]
     every = [network for found in results for network in (found.trained, found.control)]
+    every += [bench.finished(variant.name, SHARED) for variant in bench.recipe.variants if variant.sharing is not None]
     return {str(one.stage.directory.relative_to(bench.root)): one.fingerprint for one in every}
 
 

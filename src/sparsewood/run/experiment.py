@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,16 @@ from torch import nn
 from sparsewood.distributed import reduce_statistics, require_same_masks
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import to_model_device
-from sparsewood.masks import apply_masks, not_held
+from sparsewood.masks import apply_masks
 from sparsewood.pruning.settings import Pruning
 from sparsewood.recipes import find_collapse
 from sparsewood.recovery import Follow
-from sparsewood.run.bench import DENSE, FINAL, Bench, Trained
+from sparsewood.run.bench import DENSE, MASKS, Bench, Trained
 from sparsewood.run.directory import Stage
 from sparsewood.run.during import pruner_of, squeezed
 from sparsewood.run.recipe import Variant
+from sparsewood.run.sharing_work import share
+from sparsewood.run.trainings import Course, finish, finished, train
 from sparsewood.run.unit_rounds import (
     choose_whole_units,
     notes_of,
@@ -40,7 +41,7 @@ from sparsewood.schedules import Event
 from sparsewood.seeds import derive, generator_for
 from sparsewood.state import TrainingState, capture
 from sparsewood.statistics import collect
-from sparsewood.train import CsvLog, DynamicPruner, Fitted, Log, Logs, Pruner, Teacher, TensorBoardLog, Training, fit
+from sparsewood.train import DynamicPruner, Pruner
 from sparsewood.train.rates import Stretched
 from sparsewood.types import Count, Masks
 
@@ -57,7 +58,6 @@ __all__ = [
     "train_dense",
 ]
 
-MASKS = "masks.safetensors"
 IN_TRAINING = "training"
 
 
@@ -75,7 +75,7 @@ def train_dense(bench: Bench) -> Trained:
         steps = dense_steps(bench)
         course = Course(bench.training, bench.seed, 0, steps, Follow("training"))
         wanted = [step for step in snapshots(bench) if step > 0]
-        fitted = _fit(
+        fitted = train(
             bench,
             stage,
             model,
@@ -91,7 +91,7 @@ def train_dense(bench: Bench) -> Trained:
                 f"The dense training stopped after {fitted.steps} steps, for want of improvement, before steps "
                 f"{missing} that a recovery goes back to. Go back to an earlier step, or leave patience out."
             )
-    return _finish(bench, stage, model, fitted, {})
+    return finish(bench, stage, model, fitted, {})
 
 
 def dense_steps(bench: Bench) -> int:
@@ -123,20 +123,11 @@ def carry_out(bench: Bench, variant: Variant) -> None:
         stages = _rounds(bench, variant, dense)
     if variant.pruning.coupled and variant.masks_from is None and bench.writes:
         write_unit_files(bench.stage(variant.name).directory, stages)
-
-
-def _finished(stage: Stage, base: Trained) -> Trained | None:
-    """What a stage that was made from `base` came to; None if it is not finished.
-
-    Raises `SparsewoodError` if it was made from another network than is there now.
-    """
-    trained = Trained.of(stage)
-    if trained is not None and trained.notes.get("from") != base.fingerprint:
-        raise SparsewoodError(
-            f"'{stage.directory}' was made from another network than the one that is there now: a stage before it was "
-            "done again. Remove it, so that it is done again, too."
-        )
-    return trained
+    if variant.sharing is not None:
+        last = stages[max(stages)]
+        pruned = Trained.of(last)
+        assert pruned is not None
+        share(bench, variant, pruned, Masks.load(last.directory / MASKS))
 
 
 def _train_controls(bench: Bench, variant: Variant, dense: Trained) -> None:
@@ -144,12 +135,12 @@ def _train_controls(bench: Bench, variant: Variant, dense: Trained) -> None:
     base = dense
     for number in range(1, controls(variant) + 1):
         stage = bench.stage(variant.name, control_name(number))
-        trained = _finished(stage, base)
+        trained = finished(stage, base)
         if trained is None:
             model = bench.network_at(base.state())
             course = _course(bench, variant, variant.pruning.recovery.follow, number, model)
-            fitted = _fit(bench, stage, model, course, f"{variant.name}, {stage.directory.name}", dense=dense)
-            trained = _finish(bench, stage, model, fitted, {"from": base.fingerprint})
+            fitted = train(bench, stage, model, course, f"{variant.name}, {stage.directory.name}", dense=dense)
+            trained = finish(bench, stage, model, fitted, {"from": base.fingerprint})
         base = trained
 
 
@@ -187,7 +178,7 @@ def _rounds(bench: Bench, variant: Variant, dense: Trained) -> dict[int, Stage]:
         if variant.only is not None and number not in variant.only:
             continue
         stage = bench.stage(variant.name, round_name(number))
-        trained = _finished(stage, base) or _retrain(bench, Round(variant, number, events, stage, base, masks), dense)
+        trained = finished(stage, base) or _retrain(bench, Round(variant, number, events, stage, base, masks), dense)
         stages[number] = stage
         if not alone:
             base, masks = trained, Masks.load(stage.directory / MASKS)
@@ -298,20 +289,20 @@ def _retrain(bench: Bench, current: Round, dense: Trained) -> Trained:
     apply_masks(model, masks)
     course = _recovered(bench, variant, model, masks, dense, number)
     doing = f"{variant.name}, {current.stage.directory.name}"
-    fitted = _fit(bench, current.stage, model, course, doing, dense=dense, masks=masks)
+    fitted = train(bench, current.stage, model, course, doing, dense=dense, masks=masks)
     notes = {
         "round": number,
         "amount": None if variant.source is not None else repr(current.events[-1].amount),
         "rewound_to": course.picked,
         "from": current.base.fingerprint,
     }
-    return _finish(bench, current.stage, model, fitted, notes, masks)
+    return finish(bench, current.stage, model, fitted, notes, masks)
 
 
 def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Stage:
     """One training in which all events, or updates of masks, take place; the stage that this made."""
     stage = bench.stage(variant.name, IN_TRAINING)
-    if _finished(stage, dense) is not None:
+    if finished(stage, dense) is not None:
         return stage
     model = bench.network_at(dense.state())
     course = _recovered(bench, variant, model, Masks({}), dense, 1)
@@ -323,7 +314,7 @@ def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Stage:
     def during(network: nn.Module, optimizer: Any, per_epoch: int) -> Pruner | DynamicPruner:
         return pruner_of(bench, variant, network, optimizer, steps=steps, per_epoch=per_epoch)
 
-    fitted = _fit(bench, stage, model, course, variant.name, dense=dense, during=during)
+    fitted = train(bench, stage, model, course, variant.name, dense=dense, during=during)
     assert fitted.masks is not None
     require_same_masks(fitted.masks)
     if bench.writes:
@@ -337,24 +328,11 @@ def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Stage:
         "rewound_to": course.picked,
         "from": dense.fingerprint,
     }
-    _finish(bench, stage, model, fitted, notes, fitted.masks)
+    finish(bench, stage, model, fitted, notes, fitted.masks)
     return stage
 
 
 # ---------------------------------------------------------------- trainings
-
-
-@dataclass(frozen=True)
-class Course:
-    """One training: settings, the seed of its order, from which step to which, and what it starts with."""
-
-    settings: Training
-    seed: int
-    first: int
-    steps: int
-    follow: Follow
-    picked: int | None = None
-    optimizer_state: TrainingState | None = None
 
 
 def _recovered(bench: Bench, variant: Variant, model: nn.Module, masks: Masks, dense: Trained, number: int) -> Course:
@@ -380,80 +358,6 @@ def _course(bench: Bench, variant: Variant, follow: Follow, number: int, model: 
     # Going back to the dense training brings its order of the data back, too.
     seed = bench.seed if again else derive(bench.seed, "retraining", number)
     return Course(settings, seed, first_step(bench, follow), steps, follow)
-
-
-def _fit(
-    bench: Bench, stage: Stage, model: nn.Module, course: Course, doing: str, *, dense: Trained | None, **options: Any
-) -> Fitted:
-    distillation = course.follow.distillation
-    teacher = None
-    if distillation is not None and dense is not None:
-        teacher = Teacher(bench.network_at(dense.state()), distillation.temperature, distillation.weight)
-    return fit(
-        model,
-        bench.loader(course.settings, course.seed),
-        course.settings,
-        seed=course.seed,
-        validation=bench.validation(),
-        fabric=bench.fabric,
-        teacher=teacher,
-        first_step=course.first,
-        steps=course.steps,
-        optimizer_state=course.optimizer_state,
-        state=stage.latest_checkpoint(),
-        checkpoint_every=bench.recipe.checkpoint_every,
-        on_checkpoint=stage.save_checkpoint,
-        on_batch=lambda progress: bench.advance(f"seed {bench.seed}: {doing}, epoch {progress.epoch}", 1),
-        log=_log(bench, stage),
-        **options,
-    )
-
-
-def _log(bench: Bench, stage: Stage) -> Log | None:
-    if not bench.writes or not bench.recipe.logs:
-        return None
-    made: dict[str, Callable[[], Log]] = {
-        "csv": lambda: CsvLog(stage.directory / "logs.csv"),
-        "tensorboard": lambda: TensorBoardLog(stage.directory / "tensorboard"),
-    }
-    return Logs([made[name]() for name in bench.recipe.logs])
-
-
-def _finish(
-    bench: Bench,
-    stage: Stage,
-    model: nn.Module,
-    fitted: Fitted | None,
-    notes: dict[str, Any],
-    masks: Masks | None = None,
-) -> Trained:
-    """Save the weights, then mark the stage as finished."""
-    if masks is not None:
-        found = not_held(model, masks)
-        if found is not None:
-            raise SparsewoodError(
-                f"{found[1]} masked weights of {found[0]!r} are not zero after training: the model's code sets them, "
-                "or another optimizer does. The stage is not finished."
-            )
-        notes = notes | {"kept": masks.total - masks.removed, "of": masks.total, "sparsity": masks.sparsity}
-    if fitted is not None:
-        chosen = next((epoch for epoch in fitted.history.epochs if epoch.number == fitted.history.chosen), None)
-        notes = notes | {
-            "steps": fitted.steps,
-            "completed_epochs": len(fitted.history.epochs),
-            "chosen_epoch": fitted.history.chosen,
-            "validation_loss": chosen.validation_loss if chosen else None,
-            "validation_accuracy": chosen.validation_accuracy if chosen else None,
-            "epochs": [asdict(epoch) for epoch in fitted.history.epochs],
-        }
-    if bench.writes:
-        state = capture(model, step=fitted.steps if fitted else 0)
-        state.save(stage.directory / FINAL)
-        stage.finish(notes | {"fingerprint": state.fingerprint()})
-    bench.together()
-    trained = Trained.of(stage)
-    assert trained is not None, f"{stage.directory} was just finished"
-    return trained
 
 
 def _snapshot(stage: Stage, step: int) -> Path:

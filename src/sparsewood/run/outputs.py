@@ -92,11 +92,11 @@ class Line:
     point: Point
 
 
-def read_results(evaluations: dict[int, list[dict[str, Any]]]) -> list[Evaluated]:
+def read_results(evaluations: dict[int, dict[str, list[dict[str, Any]]]]) -> list[Evaluated]:
     """Evaluated networks from what the seeds noted."""
     found = []
-    for rows in evaluations.values():
-        for row in rows:
+    for evaluation in evaluations.values():
+        for row in evaluation["results"]:
             layers = tuple(Layer(**layer) for layer in row["layers"])
             found.append(Evaluated(**{**row, "result": Result(**row["result"]), "layers": layers}))
     return found

@@ -15,10 +15,12 @@ from sparsewood.data.part import Part
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call, to_model_device
 from sparsewood.pruning import Pruning
+from sparsewood.quantization.limits import limits_of
 from sparsewood.run.bench import Bench
 from sparsewood.run.during import pruner_of, squeezed
 from sparsewood.run.experiment import first_step, numbered, snapshots
 from sparsewood.run.recipe import Variant
+from sparsewood.run.sharing import Sharing
 from sparsewood.run.unit_rounds import unit_data
 from sparsewood.shrinking.unit_masks import choose_units
 from sparsewood.snapshot import untouched
@@ -86,6 +88,8 @@ def _check_variant(bench: Bench, variant: Variant) -> None:
         )
     if len(pruning.recovery.snapshots) > 1 and not len(bench.split.validation):
         raise SparsewoodError(f"{pruning.recovery} chooses by validation data, and {bench.split.name} has none.")
+    if variant.sharing is not None:
+        _check_sharing(bench, variant.sharing)
     _check_choice(bench, variant)
     _check_rounds(variant, alone=alone)
     if variant.in_training:
@@ -100,6 +104,16 @@ def _check_variant(bench: Bench, variant: Variant) -> None:
             numbers = missing or _rounds(variant)
             key = "masks_from" if variant.masks_from is not None else "matched_to"
             raise SparsewoodError(f"{key}: {variant.source!r} has no masks of rounds {numbers}.")
+
+
+def _check_sharing(bench: Bench, sharing: Sharing) -> None:
+    limits_of(bench.network(), sharing.clusters, sharing.bits, None, None)
+    tuning = sharing.tuning
+    if tuning is not None and tuning.precision != bench.training.precision:
+        raise SparsewoodError(
+            f"the tuning of shared values has precision {tuning.precision!r}, and the dense training "
+            f"{bench.training.precision!r}. A run has one."
+        )
 
 
 def _check_choice(bench: Bench, variant: Variant) -> None:

@@ -13,7 +13,7 @@ recipe imports such a module, so read only recipes that you trust.
 
 `variants` are named changes of `pruning`, `retraining` and the other fields of `Variant`; what stands at the top level
 holds for all of them. A mapping without a `name` changes what it names, one with a `name` stands in place of what was
-there. `retraining` changes `training` in the same way.
+there. `retraining`, and the `tuning` of `sharing`, change `training` in the same way.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from sparsewood.run.annotations import UNHASHED, OfKind, check
 from sparsewood.run.calls import Call
 from sparsewood.run.canonical import canonical, digest, written
 from sparsewood.run.components import INVALID, Reader, RecipeError
+from sparsewood.run.sharing import Sharing
 from sparsewood.run.yamlfile import Node, merge, shown
 from sparsewood.train.settings import Training
 
@@ -79,6 +80,7 @@ class Variant:
             the amounts of the schedule are.
         dynamics: a rule of masks that change in one training, in place of criterion, schedule and all else that
             `pruning` says; only its recovery and its choice of parameters hold.
+        sharing: what becomes of the last pruned network: its weights take few values, in a small file.
         only: the rounds that are trained and reported, counted from 1; None means all.
 
     Raises `SparsewoodError` for what cannot be.
@@ -93,6 +95,7 @@ class Variant:
     only: tuple[Positive, ...] | None = None
     matched_to: str | None = None
     dynamics: Dynamics | None = None
+    sharing: Sharing | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -385,6 +388,12 @@ def _variant(base: dict[str, Node], name: str, node: Node, given: dict[str, Node
     retraining = merged.get("retraining")
     if retraining is not None and "training" in given:
         merged["retraining"] = merge(given["training"], retraining)
+    sharing = merged.get("sharing")
+    if sharing is not None and isinstance(sharing.value, dict) and "training" in given:
+        tuning = sharing.value.get("tuning")
+        if tuning is not None and tuning.value is not None:
+            tuned = merge(given["training"], tuning)
+            merged["sharing"] = replace(sharing, value={**sharing.value, "tuning": tuned})
     return replace(node, value=merged | {"name": node.child("name", name)})
 
 

@@ -32,6 +32,7 @@ from sparsewood.run.experiment import (
 )
 from sparsewood.run.progress import Advance
 from sparsewood.run.recipe import Recipe, Variant
+from sparsewood.run.sharing_work import SHARED, tuning_of
 from sparsewood.run.threads import threads
 
 __all__ = ["Unit", "carry_out_all", "remaining_steps", "units"]
@@ -77,8 +78,8 @@ def carry_out_all(
     *,
     again: Callable[[], Recipe],
     jobs: int = 1,
-) -> dict[int, list[dict[str, Any]]]:
-    """Do what is not done yet; the evaluated networks of every seed. Whoever calls this holds the directory.
+) -> dict[int, dict[str, list[dict[str, Any]]]]:
+    """Do what is not done yet; what was evaluated of every seed. Whoever calls this holds the directory.
 
     `bench` is of any seed; `again` reads the recipe in a further process, where components of one's own must be found
     anew. What was finished before an error stays finished.
@@ -91,7 +92,7 @@ def carry_out_all(
         with threads(recipe.threads):
             for unit in todo:
                 do(bench, unit)
-    return {unit.seed: read_json(_evaluation(root, unit.seed))["results"] for unit in todo if unit.name == EVALUATION}
+    return {unit.seed: read_json(_evaluation(root, unit.seed)) for unit in todo if unit.name == EVALUATION}
 
 
 def remaining_steps(bench: Bench) -> int:
@@ -116,7 +117,11 @@ def _variant_steps(bench: Bench, variant: Variant, per_epoch: int) -> int:
         names = [round_name(n) for n, _ in numbered(variant.pruning) if variant.only is None or n in variant.only]
     names += [control_name(number + 1) for number in range(controls(variant))]
     left = [name for name in names if not bench.stage(variant.name, name).done]
-    return len(left) * max(settings.epochs * per_epoch - follow.step, 0)
+    steps = len(left) * max(settings.epochs * per_epoch - follow.step, 0)
+    tuning = tuning_of(bench, variant)
+    if tuning is not None and not bench.stage(variant.name, SHARED).done:
+        steps += tuning.epochs * len(bench.loader(tuning))
+    return steps
 
 
 def fabric_of(recipe: Recipe) -> Any:
@@ -145,7 +150,7 @@ def _evaluate(bench: Bench) -> None:
     # The first process decides for all, so that none waits for one that has nothing to do.
     if bench.agreed(not path.is_file() or read_json(path).get("of") != of):
         if bench.writes:
-            write_json(path, {"of": of, "results": evaluate_seed(bench)})
+            write_json(path, {"of": of, **evaluate_seed(bench)})
         bench.together()
 
 
