@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 from cells import shown
-from snip import BATCH, Images, error, images, network, sgd, train
+from snip import BATCH, RATES, Images, error, images, network, sgd, train
 from torch import nn
 
 import sparsewood as sw
@@ -35,7 +35,6 @@ from sparsewood.schedules import Cubic
 
 STAGES = ("dense", "dense, trained on", "pruned", "shared", "shared, trained on", "packed and read back")
 EVENTS = 40
-RATES = {"lenet300": 0.1, "lenet5": 0.01}
 
 
 def pruned(model: nn.Module, data: Images, seed: int, how: argparse.Namespace) -> sw.Masks:

@@ -1,12 +1,13 @@
-"""Masks that change while training: LeNet-300-100 on MNIST at two sparsities, by nine methods.
+"""Masks that change while training: LeNet-300-100 or LeNet-5-Caffe on MNIST at some sparsities, by nine methods.
 
 Those that start dense (AGP, splicing, straight-through, movement, AC/DC, one-shot magnitude) go on from one network
 trained for `--epochs`, and train for `--epochs` more; SET, RigL and random masks train from the initial weights for
-both together, so that all train equally long. SGD with momentum 0.9, batch 100, weight decay 5e-4, learning rate 0.1,
-cosine in each part; all weights compete but those of the last layer. The weights of the last step count, and nothing is
-chosen by the test images.
+both together, so that all train equally long. SGD with momentum 0.9, batch 100, weight decay 5e-4, learning rate 0.1
+(LeNet-5: 0.01), cosine in each part; all weights compete, those of the last layer only with `--classifier`. The weights
+of the last step count, and nothing is chosen by the test images.
 
     python benchmarks/during_training.py --data-dir DIR
+    python benchmarks/during_training.py --data-dir DIR --network lenet5 --classifier --sparsities 0.9907
     python benchmarks/during_training.py --data-dir DIR --seeds 1 --epochs 1
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 from cells import shown
-from snip import BATCH, Images, error, images, network, sgd, train
+from snip import BATCH, RATES, Images, error, images, network, sgd, train
 from torch import nn
 
 import sparsewood as sw
@@ -33,39 +34,53 @@ from sparsewood.train import DynamicPruner
 Start = Callable[[nn.Module, torch.optim.Optimizer, int, float], Any]
 
 
-def scheduled(schedule: sw.schedules.Cubic | Alternating | OneShot, rounds: int, share: float = 0.75) -> Start:
+def scheduled(
+    schedule: sw.schedules.Cubic | Alternating | OneShot, rounds: int, protect: bool, share: float = 0.75
+) -> Start:
     """A schedule over the first `share` of the training."""
 
     def start(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, _: float) -> Any:
-        pruning = sw.Pruning(schedule=schedule, rounds=rounds, unit="step", every=max(1, round(share * steps / rounds)))
+        every = max(1, round(share * steps / rounds))
+        pruning = sw.Pruning(schedule=schedule, rounds=rounds, unit="step", every=every, protect_classifier=protect)
         return sw.Pruner(model, optimizer, pruning)
 
     return start
 
 
-def dynamic(rule: Callable[[float], Dynamics]) -> Start:
-    return lambda model, optimizer, steps, sparsity: DynamicPruner(model, optimizer, rule(sparsity), steps=steps)
+def methods(sparsity: float, protect: bool = True) -> dict[str, tuple[bool, Start]]:
+    """Whether it goes on from the dense network, and what prunes; the classifier is not, if it is to be protected."""
 
+    def dynamic(rule: Callable[[float], Dynamics]) -> Start:
+        return lambda model, optimizer, steps, sparsity: DynamicPruner(
+            model, optimizer, rule(sparsity), steps=steps, protect_classifier=protect
+        )
 
-def methods(sparsity: float) -> dict[str, tuple[bool, Start]]:
-    """Whether it goes on from the dense network, and what prunes."""
-    random = sw.Pruning(criterion=sw.Random(), schedule=OneShot(sparsity), unit="step")
+    random = sw.Pruning(criterion=sw.Random(), schedule=OneShot(sparsity), unit="step", protect_classifier=protect)
     return {
-        "AGP": (True, scheduled(Cubic(sparsity), 30)),
+        "AGP": (True, scheduled(Cubic(sparsity), 30, protect)),
         "splicing": (True, dynamic(lambda s: Splicing(sparsity=s, every=50))),
         "straight-through": (True, dynamic(lambda s: StraightThrough(curve=Cubic(s), every=50))),
         "movement": (True, dynamic(lambda s: Movement(curve=Cubic(s), every=50))),
-        "AC/DC": (True, scheduled(Alternating(sparsity), 7)),
-        "one-shot magnitude": (True, scheduled(OneShot(sparsity), 1)),
+        "AC/DC": (True, scheduled(Alternating(sparsity), 7, protect)),
+        "one-shot magnitude": (True, scheduled(OneShot(sparsity), 1, protect)),
         "RigL": (False, dynamic(RigL)),
         "SET": (False, dynamic(SET)),
         "random": (False, lambda model, optimizer, *_: sw.Pruner(model, optimizer, random)),
     }
 
 
-def pruned(model: nn.Module, data: Images, seed: int, epochs: int, start: Start | None, sparsity: float) -> sw.Masks:
+def pruned(
+    model: nn.Module,
+    data: Images,
+    seed: int,
+    epochs: int,
+    lr: float,
+    *,
+    start: Start | None = None,
+    sparsity: float = 0.0,
+) -> sw.Masks:
     """The masks at the end of a training in which `start` prunes; none without it."""
-    optimizer = sgd(model, 0.1)
+    optimizer = sgd(model, lr)
     pruner = None if start is None else start(model, optimizer, epochs * (len(data.x) // BATCH), sparsity)
     train(model, data, seed, epochs, optimizer, pruner)
     return sw.Masks({}) if pruner is None else pruner.finish()
@@ -78,24 +93,27 @@ def main() -> None:
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.95, 0.982])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--network", choices=tuple(RATES), default="lenet300")
+    parser.add_argument("--classifier", action="store_true", help="prune the last layer, too")
     options = parser.parse_args()
+    lr = RATES[options.network]
     torch.set_num_threads(1)
     split = sw.data.mnist(options.data_dir, validation=6000)
     data, test, began = images(split.train), images(split.test.open()), time.perf_counter()
     found: dict[tuple[str, float], list[float]] = {}
     for seed in range(1, options.seeds + 1):
-        initial = network("lenet300", 2.0, seed)
+        initial = network(options.network, 2.0, seed)
         dense = copy.deepcopy(initial)
-        pruned(dense, data, seed, options.epochs, None, 0)
+        pruned(dense, data, seed, options.epochs, lr)
         longer = copy.deepcopy(dense)
-        pruned(longer, data, 100 + seed, options.epochs, None, 0)
+        pruned(longer, data, 100 + seed, options.epochs, lr)
         found.setdefault(("dense", 0.0), []).append(error(longer, test))
         for sparsity in options.sparsities:
             for name in options.methods:
-                goes_on, start = methods(sparsity)[name]
+                goes_on, start = methods(sparsity, not options.classifier)[name]
                 model = copy.deepcopy(dense if goes_on else initial)
                 epochs, order = (options.epochs, 100 + seed) if goes_on else (2 * options.epochs, seed)
-                masks = pruned(model, data, order, epochs, start, sparsity)
+                masks = pruned(model, data, order, epochs, lr, start=start, sparsity=sparsity)
                 assert sw.masks.not_held(model, masks) is None
                 assert masks.removed == round(sparsity * masks.total)
                 found.setdefault((name, sparsity), []).append(error(model, test))

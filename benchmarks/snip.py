@@ -43,6 +43,10 @@ METHODS: dict[str, Callable[[], sw.criteria.Criterion] | None] = {
 }
 
 
+RATES = {"lenet300": 0.1, "lenet5": 0.01}
+"""Learning rates with which the dense networks train, for other benchmarks."""
+
+
 @dataclass(frozen=True)
 class Images:
     """All in memory: normalised pixels and labels."""
@@ -112,7 +116,7 @@ def trained(
 ) -> list[float]:
     """The errors on `data[1]` at 20 moments of the training, the last at its end."""
     train, test = data
-    optimizer = torch.optim.SGD(model.parameters(), lr=how.lr, momentum=0.9, weight_decay=how.weight_decay)
+    optimizer = torch.optim.SGD(model.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
     steps, step, found = how.epochs * (len(train.x) // BATCH), 0, []
     moments = {round(steps * (i + 1) / 20) for i in range(20)}
     generator = torch.Generator().manual_seed(seed)
@@ -164,11 +168,13 @@ def main() -> None:
     parser.add_argument("--mean", type=float, default=0.1307, help="taken off pixels in [0, 1]; 0 leaves margins at 0")
     parser.add_argument("--deviation", type=float, default=0.3081, help="that pixels are divided by")
     parser.add_argument("--part", choices=("test", "validation"), default="test", help="whose errors are printed")
+    parser.add_argument("--held-out", type=int, default=6000, help="training images that are not trained on")
+    parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     pixels = sw.data.Normalization((options.mean,), (options.deviation,))
-    split = sw.data.mnist(options.data_dir, validation=6000, normalization=pixels)
+    split = sw.data.mnist(options.data_dir, validation=options.held_out, normalization=pixels)
     measured = split.test.open() if options.part == "test" else split.validation
     data, began = (images(split.train), images(measured)), time.perf_counter()
     rows: dict[tuple[str, float], list[list[float]]] = {}

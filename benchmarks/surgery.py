@@ -20,7 +20,7 @@ import time
 
 import torch
 from cells import shown
-from snip import BATCH, error, images, network, sgd, train
+from snip import BATCH, RATES, error, images, network, sgd, train
 from torch import nn
 
 import sparsewood as sw
@@ -33,7 +33,6 @@ METHODS: dict[str, Solver | None] = {
     "block": BlockSurgeon(),
     "exact": ExactSurgeon(),
 }
-RATES = {"lenet300": 0.1, "lenet5": 0.01}
 
 
 def pruned(model: nn.Module, method: Solver | None, sparsity: float, seen: torch.Tensor) -> sw.Masks:
