@@ -18,12 +18,10 @@ import importlib.util
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +29,7 @@ from torch import Tensor, nn
 
 import sparsewood as sw
 from sparsewood.measurement.multiply_adds import count_macs
+from sparsewood.measurement.onnx_times import in_onnxruntime
 from sparsewood.shrinking.engines import OnnxRuntime
 
 NETWORKS = ("resnet50", "vgg16_bn", "mobilenet_v2")
@@ -86,7 +85,7 @@ def variants(model: nn.Module, x: Tensor) -> dict[str, Callable[[], nn.Module]]:
 def runner(engine: str, model: nn.Module, x: Tensor) -> Callable[[], Any]:
     """What runs the network once."""
     if engine == "onnxruntime":
-        return _exported(model, x)
+        return in_onnxruntime(model, x)
     called = torch.compile(model) if engine == "compile" else model
 
     def run() -> Any:
@@ -94,20 +93,6 @@ def runner(engine: str, model: nn.Module, x: Tensor) -> Callable[[], Any]:
             return called(x)
 
     return run
-
-
-def _exported(model: nn.Module, x: Tensor) -> Callable[[], Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "model.onnx"
-        torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    given = {session.get_inputs()[0].name: x.numpy()}
-    return lambda: session.run(None, given)
 
 
 def in_turn(runs: dict[str, Callable[[], Any]], rounds: int, now: Callable[[], float]) -> dict[str, list[float]]:

@@ -5,23 +5,17 @@ Needs the packages onnx and onnxruntime, and onnxscript for networks.
 
 from __future__ import annotations
 
-import importlib
-import tempfile
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.inputs import Inputs, arguments
+from sparsewood.inputs import Inputs
 from sparsewood.measurement.layer_times import Convolution, Layer, Product, best_of, clock_for
-from sparsewood.snapshot import untouched
+from sparsewood.onnx_graph import feeds, package, session, to_onnx
 
 __all__ = ["in_onnxruntime", "time_in_onnxruntime", "versions"]
 
@@ -32,7 +26,7 @@ _IR_VERSION = 10
 
 def versions() -> dict[str, str]:
     """The versions that times depend on."""
-    return {"onnxruntime": _package("onnxruntime").__version__}
+    return {"onnxruntime": package("onnxruntime").__version__}
 
 
 def time_in_onnxruntime(layer: Layer, sizes: tuple[int, ...]) -> float:
@@ -40,7 +34,7 @@ def time_in_onnxruntime(layer: Layer, sizes: tuple[int, ...]) -> float:
     _, tensors = layer.build(sizes)
     arrays = [_array(layer, tensor) for tensor in tensors]
     operator, settings, constant = _node(layer, sizes)
-    onnx = _package("onnx")
+    onnx = package("onnx")
     names = [f"input{i}" for i in range(len(arrays))]
     given = dict(zip(names[:1] if constant else names, arrays, strict=False))
     kind = onnx.helper.np_dtype_to_tensor_dtype(arrays[0].dtype)
@@ -53,8 +47,8 @@ def time_in_onnxruntime(layer: Layer, sizes: tuple[int, ...]) -> float:
     )
     versions = [onnx.helper.make_opsetid("", _OPSET)]
     model = onnx.helper.make_model(graph, opset_imports=versions, ir_version=_IR_VERSION)
-    session = _session(model.SerializeToString())
-    return best_of(lambda: session.run(None, given), clock=clock_for(torch.device("cpu")))
+    running = session(model)
+    return best_of(lambda: running.run(None, given), clock=clock_for(torch.device("cpu")))
 
 
 def in_onnxruntime(model: nn.Module, example_inputs: Inputs) -> Callable[[], object]:
@@ -62,29 +56,14 @@ def in_onnxruntime(model: nn.Module, example_inputs: Inputs) -> Callable[[], obj
 
     Raises `SparsewoodError` if PyTorch cannot export the network.
     """
-    _package("onnx")
-    _package("onnxscript")
-    positional, keywords = arguments(example_inputs)
-    with tempfile.TemporaryDirectory() as directory, untouched(model), torch.no_grad():
-        path = Path(directory) / "model.onnx"
-        _export(model, positional, keywords, path)
-        session = _session(str(path))
-    tensors = [leaf for leaf in tree_leaves((positional, keywords)) if isinstance(leaf, Tensor)]
-    given = {one.name: tensor.cpu().numpy() for one, tensor in zip(session.get_inputs(), tensors, strict=True)}
-    return lambda: session.run(None, given)
-
-
-def _export(model: nn.Module, positional: Sequence[Any], keywords: Mapping[str, Any], path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            torch.onnx.export(model, tuple(positional), path, kwargs=dict(keywords), dynamo=True, verbose=False)
-        except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise SparsewoodError(
-                f"torch.onnx.export of {type(model).__name__} failed: {type(error).__name__}: {reason}. A latency in "
-                "onnxruntime cannot be predicted for it; use the latency in PyTorch."
-            ) from error
+    try:
+        running = session(to_onnx(model, example_inputs))
+    except SparsewoodError as error:
+        raise SparsewoodError(
+            f"{error} A latency in onnxruntime cannot be predicted for it; use the latency in PyTorch."
+        ) from error
+    given = feeds(running, example_inputs)
+    return lambda: running.run(None, given)
 
 
 def _node(layer: Layer, sizes: tuple[int, ...]) -> tuple[str, dict[str, Any], bool]:
@@ -107,21 +86,3 @@ def _array(layer: Layer, tensor: Tensor) -> np.ndarray:
     if tensor.dtype not in (torch.float32, torch.float16, torch.float64):
         raise SparsewoodError(f"onnxruntime times layers in float32, float16 and float64. Got {tensor.dtype}: {layer}.")
     return np.ascontiguousarray(tensor.cpu().numpy())
-
-
-def _session(model: bytes | str) -> Any:
-    runtime = _package("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise SparsewoodError(
-            f"Latency in onnxruntime needs the package {name}. Install it: pip install onnx onnxruntime onnxscript"
-        ) from error

@@ -18,7 +18,7 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import Inputs, arguments, call, describe, to_model_device
 from sparsewood.snapshot import untouched
 
-__all__ = ["Latency", "LatencyComparison", "compare_latency", "latency"]
+__all__ = ["Latency", "LatencyComparison", "compare_latency", "latency", "time_in_turn"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def latency(
     >>> timed.repeats, 0 < timed.q25 <= timed.median <= timed.q75
     (5, True)
     """
-    return _time_in_turn([model], example_inputs, repeats, warmup, seconds)[0]
+    return time_in_turn([model], example_inputs, repeats, warmup, seconds)[0]
 
 
 def compare_latency(
@@ -82,13 +82,14 @@ def compare_latency(
     >>> compare_latency(layer, layer, torch.ones(4, 8), repeats=5).ratio > 0
     True
     """
-    timed = _time_in_turn([first, second], example_inputs, repeats, warmup, seconds)
+    timed = time_in_turn([first, second], example_inputs, repeats, warmup, seconds)
     return LatencyComparison(*timed)
 
 
-def _time_in_turn(
+def time_in_turn(
     models: Sequence[nn.Module], example_inputs: Inputs, repeats: int, warmup: int, seconds: float
 ) -> list[Latency]:
+    """Latencies of several models on the same inputs, as `compare_latency` takes them of two."""
     if repeats < 1 or warmup < 1:
         raise SparsewoodError(f"latency needs repeats >= 1 and warmup >= 1. Got repeats={repeats}, warmup={warmup}.")
     deadline = time.perf_counter() + seconds

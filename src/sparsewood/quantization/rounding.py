@@ -59,6 +59,8 @@ def _step(name: str, weight: Tensor) -> float:
         raise SparsewoodError(f"round_codebooks: values of {name!r} are not finite; nothing was changed.")
     if not most:
         return 0.0
-    bits = round(-math.log2(torch.finfo(weight.dtype).eps)) + 1 - _LARGEST.bit_length()  # of a step: 17 in float32
-    fraction, exponent = math.frexp(most / _LARGEST)
-    return math.ldexp(math.ceil(math.ldexp(fraction, bits)), exponent - bits)
+    kind = torch.finfo(weight.dtype)
+    bits = round(-math.log2(kind.eps)) + 1 - _LARGEST.bit_length()  # of a step: 17 in float32
+    _, exponent = math.frexp(most / _LARGEST)
+    unit = max(math.ldexp(1.0, exponent - bits), kind.smallest_normal * kind.eps)  # not below the least number there is
+    return math.ceil(most / _LARGEST / unit) * unit

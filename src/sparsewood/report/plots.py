@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sparsewood.errors import SparsewoodError
+from sparsewood.errors import OutputError, SparsewoodError
 from sparsewood.files import write_atomically
 from sparsewood.report.rows import Point, Summary
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["compression_curves", "require_matplotlib", "save_figure"]
+__all__ = ["compression_curves", "new_figure", "require_matplotlib", "save_figure"]
 
 # Okabe and Ito's palette: told apart with any kind of colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -33,7 +33,7 @@ def compression_curves(points: Sequence[Point], title: str) -> Figure:
     """
     if not points:
         raise SparsewoodError("There is nothing to plot: no point was given.")
-    figure = _new_figure()
+    figure = new_figure()
     left, right = figure.subplots(1, 2, sharey=True)
     dense = next((point.post_acc1 for point in points if point.compression == DENSE), None)
     panels: tuple[tuple[Axes, Measure], ...] = ((left, "real_compression"), (right, "speedup"))
@@ -56,7 +56,16 @@ def compression_curves(points: Sequence[Point], title: str) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure, complete or not at all; the ending of `path` says in which format."""
+    """Write a figure, complete or not at all; the ending of `path` says in which format.
+
+    Raises `OutputError` for an ending that matplotlib writes no pictures of, and for a place that cannot be written to.
+    """
+    ending = Path(path).suffix.removeprefix(".").lower()
+    if ending not in figure.canvas.get_supported_filetypes():
+        raise OutputError(
+            f"Cannot write file '{path}': its ending, {ending!r}, is no format of pictures. End it in .png, .svg or "
+            ".pdf."
+        )
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
 
 
@@ -70,12 +79,13 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def _new_figure() -> Figure:
+def new_figure(width: float = 11, height: float = 4.8) -> Figure:
+    """An empty figure of so many inches that no window and no global state of matplotlib knows of."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

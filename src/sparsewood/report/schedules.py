@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsewood.report.plots import COLORS, MARKERS, _new_figure, save_figure
+from sparsewood.report.plots import COLORS, MARKERS, new_figure, save_figure
 from sparsewood.report.table import Table
 from sparsewood.schedules import Event, Plan, spaced
 from sparsewood.types import Amount, Compression, Count, Density, Remaining, Sparsity, Threshold
@@ -60,7 +60,7 @@ def plot_plan(plan: Plan, path: str | Path | None = None, *, start: int = 0, eve
     'sparsity'
     """
     events = spaced(plan, start, every)
-    figure = _new_figure()
+    figure = new_figure()
     kinds = list(dict.fromkeys(_kind(event.amount) for event in events))
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for kind, axes in zip(kinds, panels, strict=True):

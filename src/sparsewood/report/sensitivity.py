@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from sparsewood.errors import FileFormatError, SparsewoodError, UnknownName
 from sparsewood.files import write_atomically
-from sparsewood.report.plots import COLORS, MARKERS, _new_figure, save_figure
+from sparsewood.report.plots import COLORS, MARKERS, new_figure, save_figure
 from sparsewood.report.rows import to_csv
 from sparsewood.report.table import Table, as_text
 
@@ -172,7 +172,7 @@ def plot_sensitivity(
     Written to `path` if there is one. Raises as `Sensitivity.curves` does, and if matplotlib is missing.
     """
     measure, curves = sensitivity.measure(measure), sensitivity.curves(measure)
-    figure = _new_figure()
+    figure = new_figure()
     panels: Sequence[Axes] = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     names = list(dict.fromkeys(row.parameter for row in sensitivity.rows))
     factor = 1 if measure == "loss" else 100

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparsewood.errors import SparsewoodError
-from sparsewood.report.plots import COLORS, require_matplotlib
+from sparsewood.report.plots import COLORS, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def memorization_scatter(scores: Mapping[str, Sequence[float]], title: str = "")
             raise SparsewoodError(
                 f"UnitMem lies in [0, 1]. Got {np.nanmin(values)} to {np.nanmax(values)} in {name!r}."
             )
-    figure = _figure(max(6.0, 1.5 + 0.45 * len(layers)), 4.8)
+    figure = new_figure(max(6.0, 1.5 + 0.45 * len(layers)), 4.8)
     axes = figure.subplots()
     for number, (name, values) in enumerate(layers.items()):
         if number % 2:
@@ -67,7 +67,7 @@ def activation_violins(
     chosen = list(range(values.shape[1])) if units is None else list(units)
     if not chosen or not all(0 <= unit < values.shape[1] for unit in chosen):
         raise SparsewoodError(f"Units must be some of 0 to {values.shape[1] - 1}. Got {chosen}.")
-    figure = _figure(max(6.0, 1.5 + 0.6 * len(chosen)), 4.8)
+    figure = new_figure(max(6.0, 1.5 + 0.6 * len(chosen)), 4.8)
     axes = figure.subplots()
     for number, unit in enumerate(chosen):
         own = np.sort(values[:, unit])
@@ -96,7 +96,7 @@ def image_grid(rows: Mapping[str, Sequence[tuple[str, np.ndarray]]], title: str 
     if not shown:
         raise SparsewoodError("There is nothing to plot: no image was given.")
     across = max(len(images) for images in shown.values())
-    figure = _figure(1.6 * across + 1.6, 1.7 * len(shown) + 0.6)
+    figure = new_figure(1.6 * across + 1.6, 1.7 * len(shown) + 0.6)
     grid = figure.subplots(len(shown), across, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -118,13 +118,3 @@ def _aside(count: int) -> np.ndarray:
     """Numbers in [-JITTER, JITTER], spread evenly however many there are: multiples of the golden ratio."""
     golden = (math.sqrt(5) - 1) / 2
     return JITTER * (2 * ((np.arange(count) * golden) % 1) - 1)
-
-
-def _figure(width: float, height: float) -> Any:
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

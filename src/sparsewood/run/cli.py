@@ -553,6 +553,61 @@ def unpack(
     unpack_network(file, model, set_ or (), output)
 
 
+@app.command
+def export(
+    network: Path | None = None,
+    /,
+    *,
+    model: str,
+    output: Path,
+    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+    input_shape: Annotated[list[str] | None, Parameter(name="--input-shape", consume_multiple=False)] = None,
+    format: Literal["onnx", "pt2", "safetensors", "pt"] | None = None,
+    fixed_batch: bool = False,
+    tolerance: float | None = None,
+    opset: int | None = None,
+    kernels: Annotated[
+        list[Literal["csr", "bsr", "2:4"]] | None, Parameter(name="--kernels", consume_multiple=False)
+    ] = None,
+) -> None:
+    """Write a network to a file that other programs read, and check that the file computes the same.
+
+    ONNX is run by onnxruntime, a program of torch.export and a state dict by PyTorch, beside the network: on example
+    inputs, on other values, and on other batches. The largest difference is shown. A file that differs is not written.
+
+    Parameters
+    ----------
+    network
+        A directory that sparsewood.save or a command of sparsewood wrote, or a file of weights (safetensors, or a state
+        dict). Without it the model has the weights that it is built with, as with --set pretrained=true.
+    model
+        What it was built as: a name as resnet_cifar, torchvision:resnet50, or package.module:function for your own.
+        `sparsewood list models` has more.
+    output
+        The file to write. Its ending says the format: .onnx, .pt2 (torch.export), .safetensors or .pt (weights alone).
+    set_
+        A parameter of the model, as in --set classes=100; may be given several times.
+    input_shape
+        The shape of its input, the batch first, as 1,3,224,224, or 1,16:int64 for tokens; several times for several
+        inputs. Without it the model's library says what it takes.
+    format
+        The format, whatever the ending.
+    fixed_batch
+        The file takes batches of the size of the example inputs only, for networks that fix the size.
+    tolerance
+        The largest difference allowed, over the largest value of an output (default: 3.5e-4 in float32).
+    opset
+        The version of ONNX's operators (default: the one that PyTorch recommends).
+    kernels
+        Also show in which layers a sparse kernel of PyTorch would be faster than the dense one, as measured for the
+        example inputs: csr, bsr or 2:4; may be given several times.
+    """
+    from sparsewood.run.export_command import ExportSettings, export_network
+
+    settings = ExportSettings(format, not fixed_batch, tolerance, opset, tuple(kernels or ()))
+    export_network(network, model, set_ or (), output, shapes=input_shape or (), settings=settings)
+
+
 @app.command(name="list")
 def list_(kind: Annotated[str | None, Parameter(name="kind")] = None, /) -> None:
     """Print what there is of one kind, with one line about each and its parameters; without a kind, of every kind.

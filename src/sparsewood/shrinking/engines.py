@@ -93,8 +93,8 @@ class OnnxRuntime:
         return ModuleTimes(best_of(run, repeats=10, seconds=5.0, clock=clock_for(torch.device("cpu"))), {}, inputs)
 
     def ready(self, model: nn.Module, example_inputs: Inputs) -> Callable[[], object]:
-        """The exported network."""
-        return onnx_times.in_onnxruntime(model, example_inputs)
+        """The network, exported from a copy."""
+        return onnx_times.in_onnxruntime(duplicate(model, double=False), example_inputs)
 
     def overhead(self) -> float:
         """Modules are not called."""
