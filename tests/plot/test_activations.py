@@ -291,3 +291,81 @@ def test_what_cannot_be_seen_is_said(caplog: pytest.LogCaptureFixture) -> None:
 def test_examples_that_are_not_there_are_refused(x: Any, example: int, message: str) -> None:
     with pytest.raises(SparsewoodError, match=message):
         activations(network(), x, example=example)
+
+
+def panel(figure: Any, name: str) -> Any:
+    return next(axes for axes in figure.axes if axes.get_label() == name)
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 500), (6, 500, 1), (6, 2, 500), (6, 500, 2)])
+def test_long_thin_channels_can_be_seen(shape: tuple[int, ...]) -> None:
+    figure = activations(nn.ReLU(), torch.randn(2, *shape))
+    _, _, width, height = panel(figure, "the model: relu").get_position().bounds
+    across, high = figure.get_size_inches()
+    assert min(width * across, height * high) > 0.07
+
+    lines = panel(figure, "the model: relu").images[0].get_array()
+    assert lines.shape == (6, 500) or 1 not in shape
+
+
+def test_a_long_thin_picture_that_goes_in_can_be_seen() -> None:
+    figure = activations(nn.ReLU(), torch.randn(1, 1, 2, 900))
+    bounds = panel(figure, "input").get_position().bounds
+    assert bounds[3] * figure.get_size_inches()[1] == pytest.approx(0.3)
+
+
+def test_one_channel_on_the_last_axis_is_an_image() -> None:
+    shown = panel(activations(nn.ReLU(), torch.rand(2, 16, 16, 1)), "the model: relu").images[0].get_array()
+    assert shown.shape == (18, 18), "one tile of 16 x 16 in its frame"
+
+
+def test_activations_without_values_have_a_place_of_their_own() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu() + x[:, :, :0].relu().sum() + x[..., None][:, :0].relu().sum()
+
+    figure = activations(Net(), torch.randn(2, 3, 4))
+    assert labels(figure) == ["input", *(f"the model: relu{again}" for again in ("", ", call 2", ", call 3"))]
+
+
+def test_pictures_of_bytes_are_pictures() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.float().relu()
+
+    figure = activations(Net(), torch.randint(0, 256, (2, 3, 8, 9)).byte())
+    assert panel(figure, "input").images[0].get_array().shape == (8, 9, 3)
+
+
+def test_complex_inputs_are_shown_by_their_absolute_values() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.real.relu()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = activations(Net(), torch.full((2, 8), 3 + 4j))
+    assert float(panel(figure, "input, absolute values").images[0].get_array().max()) == 5
+
+
+def test_a_module_that_failed_is_left_all_the_same() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wrong, self.right = nn.Linear(3, 4), nn.Linear(2, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            try:
+                y = self.wrong(x)
+            except RuntimeError:
+                y = self.right(x)
+            return y.relu()
+
+    (one,) = activation_calls(Net(), torch.randn(1, 2))
+    assert one.module == ""
+
+
+@pytest.mark.parametrize(("options", "message"), [({"example": 1.0}, "Got 1.0"), ({"layers": []}, "names no module")])
+def test_what_says_nothing_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SparsewoodError, match=message):
+        activations(network(), images(), **options)

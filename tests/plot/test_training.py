@@ -80,3 +80,16 @@ def test_files_that_are_no_logs_are_refused(tmp_path: Path) -> None:
         training(tmp_path.joinpath("empty").mkdir() or tmp_path / "empty")
     with pytest.raises(FileNotFoundError):
         training(tmp_path / "other.csv")
+
+
+def test_epochs_are_whole_numbers_also_where_there_is_one(tmp_path: Path) -> None:
+    for axes in training(write(tmp_path / "logs.csv", EPOCHS[:1])).axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
+def test_the_legend_has_what_any_of_the_drawings_has(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "logs.csv", [Epoch(1, 0.9, 0.3)])
+    write(tmp_path / "b" / "logs.csv", EPOCHS)
+    (legend,) = training(tmp_path).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]

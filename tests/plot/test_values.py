@@ -150,3 +150,13 @@ def test_other_types_of_numbers(dtype: torch.dtype) -> None:
     assert one.values.tolist() == [0, 1.5]
     assert not np.signbit(one.values[0])
     assert one.zeros == 2
+
+
+def test_include_is_by_name() -> None:
+    with pytest.raises(SparsewoodError, match="include must be names"):
+        weight_sharing(network(), network(), include=nn.Linear)  # pyright: ignore[reportArgumentType]
+
+
+def test_there_is_a_bin() -> None:
+    with pytest.raises(SparsewoodError, match="bins must be at least 1"):
+        value_counts(torch.arange(9.0), most_points=1, bins=0)

@@ -189,3 +189,24 @@ def test_precisions_must_agree(tmp_path: Path) -> None:
     with pytest.raises(sw.SparsewoodError, match=r"'tuned': the tuning of shared values has precision 'bf16-mixed'"):
         run_recipe(path, [f"output={tmp_path}", override], quiet=True)
     assert load_recipe(path).variant("tuned").sharing is not None
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_file_that_is_no_longer_there_is_written_again(
+    finished: Path, capsys: pytest.CaptureFixture[str], jobs: int
+) -> None:
+    path = finished / "seed-1/plain/shared/network.swp"
+    before = path.read_bytes()
+    path.unlink()
+    run_recipe(finished.parent / "recipe.yaml", [f"output={finished.parent}"], quiet=True, jobs=jobs)
+    assert f"{path}\n" in capsys.readouterr().out
+    assert path.read_bytes() == before
+
+
+def test_a_variant_may_say_bits_where_all_have_clusters() -> None:
+    text = "{name: x, data: digits, model: small_conv, sharing: {clusters: 3}, variants: {a: {sharing: %s}}}"
+    with pytest.raises(RecipeError, match=r"line 1: variants.a.sharing: Say how many .* \(null takes back the other\)"):
+        parse_recipe(text % "{bits: 2}")
+    sharing = parse_recipe(text % "{bits: 2, clusters: null}").variant("a").sharing
+    assert sharing is not None
+    assert (sharing.bits, sharing.clusters) == (2, None)

@@ -59,7 +59,9 @@ def layer_sparsity(masks: Mapping[str, Tensor] | nn.Module, *, path: str | os.Pa
     require_matplotlib()
     layers = _layers(masks)
     if not layers:
-        raise SparsewoodError("There is nothing to draw: no mask and no weight was given.")
+        raise SparsewoodError(
+            "There is nothing to draw: no boolean mask, and no weight (floating-point, two or more axes) was given."
+        )
     figure = new_figure(8.4, 1.1 + ROW * len(layers))
     axes = figure.subplots()
     whole = _Layer("", sum(one.entries for one in layers), sum(one.kept for one in layers))

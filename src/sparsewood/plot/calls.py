@@ -76,7 +76,7 @@ def activation_calls(
     """
     require_model(model)
     size = batch_size(inputs)
-    if not -size <= example < size:
+    if not hasattr(example, "__index__") or not -size <= example < size:
         raise SparsewoodError(f"example must be one of the {size} of the batch, 0 to {size - 1}. Got {example}.")
     recorder = _Recorder(size, example % size)
     with untouched(model), torch.no_grad(), _eager(model), _names(model, recorder), recorder:
@@ -96,8 +96,8 @@ def activation_calls(
 def of_example(tensor: Tensor, size: int, example: int) -> Tensor:
     """The part of a batch's tensor that belongs to one example.
 
-    The first axis counts examples, or examples and places folded into it (windows, frames); if it cannot and the second
-    is as long as the batch, it is that one (sequence first). Other tensors are the same for all examples.
+    The first axis counts examples if it is as long as the batch, else the second if that is (sequence first), else the
+    first counts examples and places folded into it (windows, frames). Other tensors are the same for all examples.
 
     >>> of_example(torch.arange(6).reshape(6, 1), 3, 1).tolist(), of_example(torch.zeros(5, 3, 4), 3, 1).shape
     ([[2], [3]], torch.Size([5, 4]))
@@ -170,7 +170,7 @@ def _names(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
                 continue
             name = ".".join(part for part in path.split(".") if part != "_orig_mod")  # of a compiled module
             stack.callback(module.register_forward_pre_hook(recorder.entering(name)).remove)
-            stack.callback(module.register_forward_hook(recorder.leaving).remove)
+            stack.callback(module.register_forward_hook(recorder.leaving, always_call=True).remove)
         yield
 
 
@@ -193,6 +193,8 @@ def batch_size(inputs: Any) -> int:
 
 def _below(calls: Sequence[ActivationCall], layers: str | Sequence[str]) -> list[ActivationCall]:
     wanted = [layers] if isinstance(layers, str) else list(layers)
+    if not wanted:
+        raise SparsewoodError("layers names no module, so there is nothing to keep. Leave it out for all.")
     for selector in wanted:
         if not any(names_match([one.module], selector) for one in calls):
             raise UnknownName.among(

@@ -57,9 +57,9 @@ def training(log: str | os.PathLike[str], *, path: str | os.PathLike[str] | None
         _draw(left, columns, "loss", "loss", 1)
         _draw(right, columns, "acc1", "accuracy [%]", 100)
         left.set_title(middle_cut(name, 44), fontsize=8, loc="left")
-    figure.legend(
-        *grid.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8, frameon=False
-    )
+    drawn = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid.flat[: 2 * len(logs)]]
+    kinds = {label: handle for pairs in drawn for handle, label in pairs}
+    figure.legend(kinds.values(), kinds.keys(), loc="outside upper right", ncols=2, fontsize=8, frameon=False)
     if path is not None:
         save_figure(figure, os.fspath(path))
     return figure
@@ -76,7 +76,7 @@ def _draw(axes: Axes, columns: Columns, what: str, label: str, factor: float) ->
             )
     axes.set_xlabel("epoch", fontsize=7.5)
     axes.set_ylabel(label, fontsize=7.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.tick_params(labelsize=6.5)
     axes.grid(alpha=0.3)
 

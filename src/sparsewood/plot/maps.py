@@ -25,6 +25,8 @@ __all__ = ["activations"]
 LINE = 64  # features in one line of a strip
 LINES = 64
 TALLEST = 3.2  # of an image of positions and features, inches
+THINNEST = 0.3  # of a picture that goes in, inches
+LONGEST = 8  # a channel's long side over its short one, as it is drawn
 QUANTILE = 99.5
 
 
@@ -39,11 +41,11 @@ def activations(
 ) -> Figure:
     """One example of a batch, and what every activation function makes of it, in the order of the calls.
 
-    Channels of images are in a grid, [positions, features] an image, features alone a strip that is read line by line;
-    the numbers on the left are those of the first channel or feature of each row. Each picture has its own colours,
-    explained beside it: from 0 upwards, or, with negative values, white at 0; they end at the quantile of 99.5 % of
-    |values|, so that single large values do not hide the others. Pictures of 1 or 3 channels that go in are shown as
-    such, scaled to their range.
+    Channels of images are in a grid, [positions, features] an image, as are channels one place high or wide, features
+    alone a strip that is read line by line; the numbers on the left are those of the first channel or feature of each
+    row. Each picture has its own colours, explained beside it: from 0 upwards, or, with negative values, white at 0;
+    they end at the quantile of 99.5 % of |values|, so that single large values do not hide the others. Pictures of 1 or
+    3 channels that go in are shown as such, scaled to their range.
 
     Which calls are seen, how the model runs and that it is left as it was, stands at `activation_calls`.
 
@@ -83,8 +85,10 @@ def _inputs(inputs: Any, example: int, most: int | None) -> list[Panel]:
     panels = []
     for name, tensor in zip(names, tensors, strict=True):
         values = of_example(tensor.detach(), size, example % size).cpu()
+        title = f"{name}, absolute values" if values.is_complex() else name
+        values = values.abs() if values.is_complex() else values
         pixels = _pixels(values)
-        panels.append(_panel(name, values, most) if pixels is None else _picture(name, values, pixels))
+        panels.append(_panel(title, values, most) if pixels is None else _picture(title, values, pixels))
     return panels
 
 
@@ -98,7 +102,8 @@ def _label(one: ActivationCall) -> str:
 
 def _pixels(values: Tensor) -> np.ndarray | None:
     """If `values` are the pixels of a picture: [height, width] if grey, [height, width, 3] in [0, 1] if coloured."""
-    if values.ndim != 3 or len(values) not in (1, 3) or not values.is_floating_point() or not values.isfinite().all():
+    numbers = values.is_floating_point() or values.dtype == torch.uint8
+    if values.ndim != 3 or len(values) not in (1, 3) or not numbers or not values.isfinite().all():
         return None
     pixels = values.to(torch.float32).numpy()
     if len(pixels) == 1:
@@ -116,7 +121,7 @@ def _picture(name: str, values: Tensor, pixels: np.ndarray) -> Panel:
 
 def _fitted(long: int, across: int, inches: float) -> tuple[float, float]:
     scale = min(inches / long, WIDTH / across)
-    return across * scale, long * scale
+    return max(THINNEST, across * scale), max(THINNEST, long * scale)
 
 
 # ---------------------------------------------------------------- activations
@@ -136,7 +141,9 @@ class _Sheet:
 
 def _panel(name: str, values: Tensor, most: int | None) -> Panel:
     numbers = values.to(torch.float32).numpy()
-    if numbers.ndim >= 3 and max(numbers.shape[1:]) > 1:
+    if _is_lines(numbers):
+        numbers = numbers.reshape(len(numbers), -1)
+    if numbers.ndim >= 3 and numbers.size and max(numbers.shape[1:]) > 1:
         sheet = _grid(numbers, most)
     elif numbers.ndim == 2 and min(numbers.shape) > 1:
         sheet = _table(numbers)
@@ -150,6 +157,14 @@ def _panel(name: str, values: Tensor, most: int | None) -> Panel:
     )  # fmt: skip
 
 
+def _is_lines(numbers: np.ndarray) -> bool:
+    """Whether channels are lines one place high or wide, as of signals; not an image with one channel, the last."""
+    if numbers.ndim != 3 or 1 not in numbers.shape[1:] or not numbers.size:
+        return False
+    first, second, _ = numbers.shape
+    return first != second or first == 1
+
+
 def _grid(numbers: np.ndarray, most: int | None) -> _Sheet:
     channels, what, last = _channels(numbers)
     zeros = int((channels == 0).all((1, 2)).sum())
@@ -159,7 +174,9 @@ def _grid(numbers: np.ndarray, most: int | None) -> _Sheet:
     long, across = tiles.shape[1:]
     zoom = math.ceil(16 / max(long, across))
     gap = max(1, round(0.04 * zoom * max(long, across)))
-    tiles = tiles.repeat(zoom, 1).repeat(zoom, 2)
+    down, right = math.ceil(across / (LONGEST * long)), math.ceil(long / (LONGEST * across))
+    tiles = tiles.repeat(zoom * down, 1).repeat(zoom * right, 2)
+    long, across = down * long, right * across
     inches = min(max(0.3, 0.015 * max(long, across)), 0.6) / max(long, across)
     columns = max(1, min(int(WIDTH / (inches * across) + 1e-6), len(tiles)))
     width = min(WIDTH, columns * inches * across)
@@ -197,8 +214,8 @@ def _strip(numbers: np.ndarray) -> _Sheet:
     left_out = (
         f"; the first {len(shown)} shown, {len(numbers) - len(shown)} left out" if len(shown) < len(numbers) else ""
     )
-    across = min(LINE, len(shown))
-    lines = math.ceil(len(shown) / across)
+    across = max(1, min(LINE, len(shown)))
+    lines = max(1, math.ceil(len(shown) / across))
     image = np.full(lines * across, np.nan, np.float32)
     image[: len(shown)] = shown
     rest = len(shown) % across

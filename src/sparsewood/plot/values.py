@@ -83,6 +83,8 @@ def value_counts(weight: Tensor, *, most_points: int | None = None, bins: int = 
     zeros = int(counts[values == 0].sum())
     if most_points is None or len(values) <= max(1, most_points):
         return ValueCounts(values, counts, len(values), zeros)
+    if bins < 1:
+        raise SparsewoodError(f"bins must be at least 1. Got {bins}.")
     other = values != 0
     width = (values[-1] - values[0]) / bins
     filled, places = np.unique(np.floor(values[other] / width), return_inverse=True)
@@ -198,7 +200,10 @@ def _weights(given: Weights, which: str) -> dict[str, Tensor]:
 def _included(weights: Mapping[str, Tensor], include: str | Sequence[str]) -> list[str]:
     """Parameters by their own names; of modules and patterns the weights they cover, all they cover if none is one."""
     chosen: set[str] = set()
-    for selector in [include] if isinstance(include, str) else include:
+    selectors = [include] if isinstance(include, str) else include
+    if not isinstance(selectors, Sequence) or not all(isinstance(one, str) for one in selectors):
+        raise SparsewoodError(f"include must be names of parameters or modules, or shell patterns. Got {include!r}.")
+    for selector in selectors:
         hits = [name for name in weights if names_match([name], selector)]
         if not hits:
             raise UnknownName.among("layer or parameter in include", selector, weights)

@@ -73,9 +73,9 @@ def export_network(
             opset=settings.opset,
         )
         print(report)
+        print("", "Written:", *(f"  {path}" for path in report.files), sep="\n")
         if settings.kernels:
             print("", sparse_kernels(model, inputs, formats=settings.kernels), sep="\n")
-    print("", "Written:", *(f"  {path}" for path in report.files), sep="\n")
     return report
 
 

@@ -32,7 +32,7 @@ from sparsewood.run.experiment import (
 )
 from sparsewood.run.progress import Advance
 from sparsewood.run.recipe import Recipe, Variant
-from sparsewood.run.sharing_work import SHARED, tuning_of
+from sparsewood.run.sharing_work import SHARED, pack_missing, tuning_of
 from sparsewood.run.threads import threads
 
 __all__ = ["Unit", "carry_out_all", "remaining_steps", "units"]
@@ -152,6 +152,8 @@ def _evaluate(bench: Bench) -> None:
         if bench.writes:
             write_json(path, {"of": of, **evaluate_seed(bench)})
         bench.together()
+    elif bench.writes:
+        pack_missing(bench)
 
 
 def _evaluation(root: Path, seed: int) -> Path:

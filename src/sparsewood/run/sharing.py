@@ -39,8 +39,8 @@ class Sharing:
         check(self)
         if (self.clusters is None) == (self.bits is None):
             raise SparsewoodError(
-                f"sharing: say how many values a weight may have: clusters or bits, one of them. Got "
-                f"clusters={self.clusters}, bits={self.bits}."
+                f"Say how many values a weight may have: clusters or bits, one of them (null takes back the other). "
+                f"Got clusters={self.clusters}, bits={self.bits}."
             )
 
     @property

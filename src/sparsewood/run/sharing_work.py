@@ -26,7 +26,7 @@ from sparsewood.state import TrainingState, capture
 from sparsewood.train import Training
 from sparsewood.types import Masks
 
-__all__ = ["FILE", "SHARED", "FileStage", "file_stages", "share", "tuning_of"]
+__all__ = ["FILE", "SHARED", "FileStage", "file_stages", "pack_missing", "share", "tuning_of"]
 
 SHARED = "shared"
 FILE = "network.swp"
@@ -100,6 +100,16 @@ def file_stages(bench: Bench, variant: Variant, control: Trained, pruned: Traine
     path, model = shared.stage.directory / FILE, bench.network_at(shared.state())
     rows.append(_row(bench, variant, "packed and read back", model, test, path, read_back=True))
     return rows
+
+
+def pack_missing(bench: Bench) -> None:
+    """The files of shared networks that are no longer there, written again."""
+    for variant in bench.recipe.variants:
+        if variant.sharing is not None:
+            shared = bench.finished(variant.name, SHARED)
+            path = shared.stage.directory / FILE
+            if not path.is_file():
+                pack(bench.network_at(shared.state()), path)
 
 
 def _states(
