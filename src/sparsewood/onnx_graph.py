@@ -79,6 +79,8 @@ def to_onnx(
     for name in ("onnx", "onnxscript"):
         package(name)
     positional, keywords = arguments(example_inputs)
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        torch.compiler.reset()  # PyTorch compiles their loops; what is left of other exports could fix their axes
     with quiet(), untouched(model), torch.no_grad():
         try:
             program = torch.onnx.export(

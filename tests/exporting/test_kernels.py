@@ -99,6 +99,14 @@ def test_states_come_back_also_with_other_zeros() -> None:
         torch.testing.assert_close(other(x), layer(x))
 
 
+@pytest.mark.parametrize(("rows", "block", "name"), [(16, None, "crow"), (32, 4, "values")])
+def test_states_of_other_layers_do_not_fit(rows: int, block: int | None, name: str) -> None:
+    """Fewer outputs, or blocks in place of numbers, are no other zeros."""
+    other = SparseLinear(thinned(nn.Linear(32, rows, bias=False)), block)
+    with pytest.raises(RuntimeError, match=f"size mismatch for {name}"):
+        SparseLinear(thinned(nn.Linear(32, 32, bias=False))).load_state_dict(other.state_dict())
+
+
 def test_copies_and_other_dtypes_have_memory_of_their_own() -> None:
     seeded()
     layer, x = thinned(nn.Linear(32, 16)), torch.randn(3, 32)

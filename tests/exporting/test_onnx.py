@@ -56,3 +56,13 @@ def test_onnx_computes_the_same_on_every_batch(
     batches = {one.batch for one in report.differences}
     assert 1 in batches
     assert len(batches) >= 2
+
+
+def test_loops_of_earlier_exports_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch compiles the loop of an LSTM, and guards of the one before could fix the batch of the next."""
+    called: list[bool] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: called.append(True))
+    onnx_graph.to_onnx(nn.Linear(3, 2), torch.ones(2, 3))
+    assert called == []
+    onnx_graph.to_onnx(nn.LSTM(3, 2), torch.ones(2, 3))
+    assert called == [True]

@@ -124,7 +124,9 @@ def test_a_gain_below_the_least_is_no_gain(clock: dict[str, float]) -> None:
     assert "No layer is faster with a sparse kernel" in str(found)
     assert type(sw.sparse_kernels(model, x, min_gain=1.04).model) is SparseLinear
     clock.update(csr=1.5)
-    assert type(sw.sparse_kernels(model, x, min_gain=0.1).model) is nn.Linear
+    found = sw.sparse_kernels(model, x, min_gain=0.1)
+    assert type(found.model) is nn.Linear
+    assert found.layers[0].reason == "csr is 0.67x, less than 1x"
 
 
 def test_the_fastest_format_is_chosen(clock: dict[str, float]) -> None:
@@ -182,6 +184,24 @@ def test_one_module_under_two_names_is_replaced_under_both() -> None:
     assert found.model[0] is found.model[2]
     assert type(found.model[0]) is SparseLinear
     assert found.layers[0].seconds["dense"] == 2.0
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_module_that_is_called_past_its_name_is_left_alone() -> None:
+    """A sparse layer in its place would not be called."""
+
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.other = nn.Linear(64, 64), nn.Linear(64, 64)
+            self.order = (self.fc,)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other(self.order[0](x))
+
+    found = sw.sparse_kernels(thinned(Listed()), torch.randn(8, 64))
+    assert {one.name: one.chosen for one in found.layers} == {"fc": "dense", "other": "csr"}
+    assert found.layers[0].reason == "it is not run as a module on the example inputs"
 
 
 @pytest.mark.usefixtures("clock")

@@ -128,3 +128,13 @@ def test_what_cannot_be_is_refused(call: object, words: str) -> None:
     assert callable(call)
     with pytest.raises(SparsewoodError, match=words):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_half_a_step_in_half_precision_too(dtype: torch.dtype, symmetric: bool) -> None:
+    """Quotients are not rounded to the tensor's own few bits before they are rounded to integers."""
+    tensor = torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    affine = affine_of(tensor, symmetric=symmetric)
+    off = (dequantize(quantize(tensor, affine), affine) - tensor.float()).abs().max() / affine.scale
+    assert float(off) <= 0.5001

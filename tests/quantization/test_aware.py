@@ -248,3 +248,39 @@ def test_training_for_few_bits_beats_rounding_afterwards() -> None:
     assert all(full > 0.93 for full, _, _ in gains), gains
     assert all(trained > after + 0.05 for _, after, trained in gains), gains
     assert all(trained > full - 0.05 for full, _, trained in gains), gains
+
+
+def test_only_batches_in_training_count_for_freezing() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 2).train(), torch.randn(8, 4)
+    with QuantizationAware(model, freeze_after=2, momentum=0.5) as aware:
+        aware.calibrate([x, x, x])
+        before = aware.ranges
+        model(4 * x)
+        model(4 * x)
+        learnt = aware.ranges
+        model(40 * x)
+        assert before != learnt
+        assert aware.ranges == learnt
+
+
+def test_what_was_removed_is_not_used_again() -> None:
+    model = nn.Linear(4, 2)
+    with QuantizationAware(model) as aware:
+        model(torch.ones(3, 4))
+    ranges = aware.ranges
+    with pytest.raises(SparsewoodError, match="was removed"), aware:
+        pass
+    with pytest.raises(SparsewoodError, match="was removed"):
+        aware.calibrate([torch.ones(3, 4)])
+    assert aware.ranges == ranges
+
+
+def test_gradients_under_autocast() -> None:
+    """What a layer reads in bfloat16 is within its range, and has gradients."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 64), torch.randn(64, 64).bfloat16().requires_grad_()
+    with QuantizationAware(layer), torch.autocast("cpu", torch.bfloat16):
+        layer(x).float().sum().backward()
+    assert x.grad is not None
+    assert float((x.grad == 0).float().mean()) < 0.001

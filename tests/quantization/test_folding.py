@@ -115,6 +115,29 @@ def test_what_cannot_be_folded_is_said() -> None:
     assert all(re.search(words[name], reason) for name, reason in found.kept.items()), found.kept
 
 
+def test_layers_with_a_forward_of_their_own_stay() -> None:
+    """A subclass may do more than PyTorch's layer: an activation in it would be lost, a weight computed anew."""
+
+    class Activated(nn.BatchNorm2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input).relu()
+
+    class Standardised(nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return self._conv_forward(input, self.weight / self.weight.std(), self.bias)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), Activated(2), Standardised(2, 2, 1), nn.BatchNorm2d(2)).eval()
+    x = torch.randn(4, 1, 5, 5)
+    found = fold_batchnorm(model, x)
+    assert found.folded == {}
+    assert found.kept == {
+        "1": "Activated has a forward of its own",
+        "3": "'2' before it, Standardised, has a forward of its own",
+    }
+    assert torch.equal(found.model(x), model(x))
+
+
 def test_a_network_without_batchnorm_is_copied() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     found = fold_batchnorm(model, torch.ones(1, 2))

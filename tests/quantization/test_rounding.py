@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sparsewood as sw
+from sparsewood.errors import SparsewoodError
 from sparsewood.packing.schemes import write
 from sparsewood.packing.words import kind_of, words_of
 from sparsewood.quantization import PerChannel, round_codebooks
@@ -90,3 +91,13 @@ def test_what_cannot_be_rounded_is_refused() -> None:
     layer.weight.data[0, 0] = torch.inf
     with pytest.raises(sw.SparsewoodError, match="'weight' are not finite"):
         round_codebooks(layer, sharing)
+
+
+def test_values_next_to_what_the_dtype_holds_are_refused() -> None:
+    layer = nn.Linear(2, 1, bias=False).half()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[65504.0, 3.0]]))
+    before = layer.weight.detach().clone()
+    with pytest.raises(SparsewoodError, match=r"beyond what torch\.float16 holds"):
+        round_codebooks(layer, sw.share_weights(layer, clusters=2))
+    assert torch.equal(layer.weight, before)

@@ -11,12 +11,13 @@ from typing import Literal, get_args
 from torch import nn
 
 from sparsewood.errors import SparsewoodError, UnknownName, require_model
-from sparsewood.exporting.comparing import Comparison, compare
+from sparsewood.exporting.comparing import Comparison, Run, compare
 from sparsewood.exporting.formats import FORMATS, Contents, Format, Onnx, Program, State
 from sparsewood.exporting.plain import plain_copy
 from sparsewood.exporting.report import ExportReport
 from sparsewood.files import writable_directory, write_atomically
 from sparsewood.inputs import Inputs, map_tensors, to_model_device
+from sparsewood.shrinking.copies import duplicate
 from sparsewood.shrinking.shrink import Shrunk
 
 __all__ = ["Kind", "export", "kind_of"]
@@ -50,7 +51,8 @@ def export(
         check: read the file and run it beside the network: on the example inputs, on other values, and with
             dynamic_batch on a batch of one and one that is larger by one. ONNX is run by onnxruntime on the CPU.
         tolerance: the largest difference allowed, over the largest absolute value of an output; None: the square root
-            of the step of the coarsest numbers that the network computes with (3.5e-4 in float32).
+            of the step of the coarsest numbers that the network computes with (3.5e-4 in float32), and none for
+            outputs of whole numbers.
         opset: the version of ONNX's operators; None: the one that PyTorch recommends.
 
     The file appears complete and checked, or not at all. ONNX and state dicts are written from the CPU, a program
@@ -86,7 +88,8 @@ def export(
             contents = how.write(copied, inputs, staged)
             report = _report(target, kind, contents, Path(directory), opens)
             if check:
-                report = _checked(report, how, _compare(how, staged, copied, inputs, opens, tolerance))
+                run = how.reader(staged, copied)
+                report = _checked(report, how, _compare(network, run, kind, inputs, opens, tolerance))
             found.append(report)
             for other in Path(directory).iterdir():
                 if other != staged:
@@ -135,10 +138,13 @@ def _format(kind: str, dynamic_batch: bool, opset: int | None) -> Format:
 
 
 def _compare(
-    how: Format, path: Path, model: nn.Module, inputs: Inputs, batches: bool, tolerance: float | None
+    network: nn.Module, run: Run, kind: str, inputs: Inputs, batches: bool, tolerance: float | None
 ) -> Comparison | None:
-    run = how.reader(path, model)
-    return None if inputs is None else compare(model, run, inputs, batches=batches, tolerance=tolerance)
+    """Beside the network with its masks and parametrizations, since these were carried out for the file."""
+    if inputs is None:
+        return None
+    copied = duplicate(network, double=False)
+    return compare(copied if kind == "pt2" else copied.cpu(), run, inputs, batches=batches, tolerance=tolerance)
 
 
 def _report(target: Path, kind: str, contents: Contents, directory: Path, dynamic_batch: bool) -> ExportReport:

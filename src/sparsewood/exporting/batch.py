@@ -55,12 +55,14 @@ def open_batch(model: nn.Module, example_inputs: Inputs) -> tuple[Inputs, dict[s
             "A dynamic batch needs inputs with a batch: none of the example inputs is a tensor with at least one "
             "example along axis 0. Export with dynamic_batch=False."
         )
-    size = max(batch, 2)
-    traced = map_tensors(torch.clone, with_batch(example_inputs, size))  # each tensor has an identity of its own
+    traced = map_tensors(
+        torch.clone, with_batch(example_inputs, max(batch, 2))
+    )  # each tensor has an identity of its own
     positional, keywords = arguments(traced)
     shapes, axis = torch.export.ShapesCollection(), torch.export.Dim("batch")
-    for tensor in tree_leaves((positional, keywords)):
-        if _has_axes(tensor) and tensor.shape[0] == size:
+    leaves = zip(tree_leaves(arguments(example_inputs)), tree_leaves((positional, keywords)), strict=True)
+    for given, tensor in leaves:  # among those traced, others may be as long as a batch that was doubled
+        if _has_axes(given) and given.shape[0] == batch:
             shapes[tensor] = {0: axis}
     return traced, shapes.dynamic_shapes(model, positional, keywords)
 

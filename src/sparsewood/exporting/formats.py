@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sparsewood import onnx_graph
@@ -95,13 +96,15 @@ class Program:
         plain_containers(written)
         program = exported_program(written, inputs, dynamic_batch=self.dynamic_batch)
         try:
+            content = io.BytesIO()  # PyTorch ends the process where it writes to a disk that is full
             with quiet():
-                torch.export.save(program, path)
+                torch.export.save(program, content)
         except Exception as error:
             raise SparsewoodError(
                 f"torch.export.save of {type(model).__name__} failed: {type(error).__name__}: "
                 f"{onnx_graph.reason(error)}. Export it as ONNX."
             ) from error
+        path.write_bytes(content.getbuffer())
         held = {**program.state_dict, **program.constants}
         return Contents(len(held), operators(program))
 
@@ -137,9 +140,11 @@ class State:
         ordered = {name: tensors[name] for name in model.state_dict()}
         if self.safetensors:
             _refuse_complex(ordered)
-            save_file(ordered, path, {"format": "pt"})
+            path.write_bytes(save(ordered, {"format": "pt"}))
         else:
-            torch.save(ordered, path)
+            content = io.BytesIO()
+            torch.save(ordered, content)
+            path.write_bytes(content.getbuffer())
         return Contents(len(ordered))
 
     def reader(self, path: Path, model: nn.Module) -> Callable[[Inputs], Sequence[Tensor]]:

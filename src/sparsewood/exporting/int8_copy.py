@@ -24,9 +24,11 @@ def float_copy(model: nn.Module) -> nn.Module:
     if any(isinstance(hook, BeforeForward) for m in model.modules() for hook in m._forward_pre_hooks.values()):
         raise SparsewoodError(
             "quantize_int8: the layers of this network compute with rounded numbers (QuantizationAware), which would "
-            "be exported instead of its weights. Leave its with block first, or call remove()."
+            "be exported instead of its weights. Leave its with block first, or call remove(); of a copy that was "
+            "made inside load the state dict into a network that is not rounded."
         )
     copied = plain_copy(model).cpu()
+    buffers = {name for name, _ in copied.named_buffers()}
     for name, tensor in [*copied.named_parameters(), *copied.named_buffers()]:
         if not tensor.is_floating_point():
             continue
@@ -34,8 +36,10 @@ def float_copy(model: nn.Module) -> nn.Module:
             raise SparsewoodError(
                 f"quantize_int8: {name!r} is {tensor.dtype}; expected float32. Pass copy.deepcopy(model).float()."
             )
-        if not bool(tensor.isfinite().all()):
-            count = int((~tensor.isfinite()).sum())
+        # Masks of attention are buffers of 0 and -inf.
+        bad = ~(tensor.isfinite() | tensor.isneginf()) if name in buffers else ~tensor.isfinite()
+        if bool(bad.any()):
+            count = int(bad.sum())
             raise SparsewoodError(
                 f"quantize_int8: {count} of {tensor.numel():,} values of {name!r} are not finite. Check where they "
                 "come from."

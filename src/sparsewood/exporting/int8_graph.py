@@ -83,7 +83,7 @@ def quantized_static(
         tools.QuantType.QInt8 if symmetric_activations else tools.QuantType.QUInt8,
         tools.TensorsData(tools.CalibrationMethod.MinMax, limits),
         [],
-        _excluded(model, left, chosen, limits),
+        _excluded(model, left, limits),
         list(_STATIC),
         {
             "WeightSymmetric": weights.symmetric,
@@ -135,25 +135,17 @@ def _turn(model: Any) -> None:
         settings["transB"].i = 0
 
 
-def _excluded(model: Any, left: Sequence[Site], chosen: Sequence[Site], ranges: Mapping[str, object]) -> list[str]:
-    """Nodes that stay in float32: what was left out; sums and joins with constants, which would become 8-bit numbers;
-    what softmax reads, which has the masks of attention in it, far below all else; what has no range."""
+def _excluded(model: Any, left: Sequence[Site], ranges: Mapping[str, object]) -> list[str]:
+    """Nodes that stay in float32: what was left out, and what has no range; sums and joins with constants, which would
+    become 8-bit numbers; sums for softmax, in which the masks of attention are far below all else."""
     constants = {one.name for one in model.graph.initializer}
-    before_softmax = {name for node in model.graph.node if node.op_type == "Softmax" for name in node.input}
+    for_softmax = {name for node in model.graph.node if node.op_type == "Softmax" for name in node.input}
     unbounded = set(activation_names(model)) - ranges.keys()
-    of_weights = {site.node: site.name for site in chosen}
     found = [site.node for site in left]
     for node in model.graph.node:
-        if unbounded.intersection((*node.input, *node.output)):
-            if node.name in of_weights:
-                raise SparsewoodError(
-                    f"quantize_int8: what the layer with {of_weights[node.name]!r} reads or returns on the calibration "
-                    f"data has values of -inf. Leave it out with exclude=[{of_weights[node.name]!r}]."
-                )
-            found.append(node.name)
-        elif node.op_type == "Add" and (constants.intersection(node.input) or before_softmax.intersection(node.output)):
-            found.append(node.name)
-        elif node.op_type == "Concat" and constants.intersection(node.input):
+        reads_constant = node.op_type in ("Add", "Concat") and constants.intersection(node.input)
+        masks = node.op_type == "Add" and for_softmax.intersection(node.output)
+        if reads_constant or masks or unbounded.intersection((*node.input, *node.output)):
             found.append(node.name)
     return found
 

@@ -47,8 +47,8 @@ class Order:
         given = _named(self.parameters, positional, keywords)
         if set(given) != set(self.traced):
             raise SparsewoodError(
-                f"The network of 8 bits takes tensors for {', '.join(self.traced)}, as it was made with. "
-                f"Got {', '.join(given) or 'none'}."
+                f"The network of 8 bits takes {len(self.traced)} tensors, as it was made with: "
+                f"{', '.join(self.traced)}. Got {', '.join(given) or 'none'}."
             )
         return tuple(given[name] for name in self.traced)
 

@@ -73,10 +73,10 @@ class _Compressed(nn.Module):
         return {**self.__dict__, "_matrix": None}  # in a copy it would have memory of its own
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **keywords: Any) -> None:
-        for name in ("crow", "column", "values"):
-            given = state_dict.get(f"{prefix}{name}")
-            if isinstance(given, Tensor) and given.shape != getattr(self, name).shape:
-                self._buffers[name] = getattr(self, name).new_empty(given.shape)  # other zeros than here
+        for name in ("column", "values"):
+            given, own = state_dict.get(f"{prefix}{name}"), getattr(self, name)
+            if isinstance(given, Tensor) and given.dim() and given.shape[1:] == own.shape[1:]:
+                self._buffers[name] = own.new_empty(given.shape)  # as many as are not zero there
         super()._load_from_state_dict(state_dict, prefix, *args, **keywords)
         self._matrix = None
 

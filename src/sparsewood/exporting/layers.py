@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -73,13 +74,20 @@ def _why_not(module: nn.Module, shapes: Mapping[tuple[int, ...], int], others: l
 
 
 def _shapes(model: nn.Module, inputs: Inputs) -> Mapping[str, Counter[tuple[int, ...]]]:
-    """What enters each module; no hooks, since some modules take other ways when they have any."""
+    """What enters each module; no hooks, since some modules take other ways when they have any.
+
+    What counts takes the place of the module, as a sparse one would: calls that go past it, as by a list of modules
+    that PyTorch does not know of, are not counted.
+    """
     watched = duplicate(model, double=False)
     seen: dict[str, Counter[tuple[int, ...]]] = {}
+    twins: dict[nn.Module, nn.Module] = {}
     for name, module in watched.named_modules():
         seen[name] = Counter()
         if type(module) in (nn.Linear, nn.Conv2d) and "forward" not in vars(module):
-            vars(module)["forward"] = _counting(module, seen[name])
+            twins[module] = copy.copy(module)
+            vars(twins[module])["forward"] = _counting(module, seen[name])
+    watched = replace_modules(watched, twins)
     with torch.no_grad(), untouched(watched):
         call(watched, map_tensors(torch.clone, inputs))
     return seen

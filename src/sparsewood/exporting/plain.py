@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -15,6 +18,9 @@ from sparsewood.shrinking.copies import duplicate
 from sparsewood.snapshot import untouched
 
 __all__ = ["plain_copy"]
+
+_Place = tuple[nn.Module, str]
+"""A module, and the name of a weight of it."""
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
@@ -35,9 +41,54 @@ def plain_copy(model: nn.Module) -> nn.Module:
             )
     copied = duplicate(model, double=False).eval()
     with untouched(copied, buffers=False):
+        shared = _separate(copied)
         for module in list(copied.modules()):
             _make_plain(module)
+    for first, *others in shared:
+        _tie(first, others)
     return copied
+
+
+def _separate(model: nn.Module) -> list[list[_Place]]:
+    """Give weights that are made out of a parameter which is elsewhere, too, one of their own: it is changed in place.
+
+    Returns the weights that had one in common.
+    """
+    sources = [
+        (source, key, (module, name))
+        for module in model.modules()
+        for source, key, name in (*_parametrized(module), *_masked(module))
+    ]
+    uses = Counter(id(held) for module in model.modules() for held in module._parameters.values())
+    found: dict[int, list[_Place]] = {}
+    for source, key, place in sources:
+        held = source._parameters.get(key)
+        if held is not None and uses[id(held)] > 1:
+            found.setdefault(id(held), []).append(place)
+            source._parameters[key] = nn.Parameter(held.detach().clone(), held.requires_grad)
+    return list(found.values())
+
+
+def _parametrized(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
+    """The module that holds a parameter, the parameter's name there, and that of the weight made out of it."""
+    if parametrize.is_parametrized(module):
+        made: Any = module.parametrizations
+        yield from ((held, "original", name) for name, held in made.items() if held.is_tensor)
+
+
+def _masked(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            yield module, f"{hook._tensor_name}_orig", hook._tensor_name
+
+
+def _tie(first: _Place, others: Sequence[_Place]) -> None:
+    """Weights that are the same stay one parameter."""
+    held = first[0]._parameters[first[1]]
+    for module, name in others:
+        own = module._parameters[name]
+        if held is not None and own is not None and torch.equal(held, own):
+            module._parameters[name] = held
 
 
 def _make_plain(module: nn.Module) -> None:

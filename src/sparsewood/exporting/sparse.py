@@ -27,7 +27,7 @@ __all__ = ["FORMATS", "sparse_kernels"]
 FORMATS = ("csr", "bsr", "2:4")
 _BLOCKS = (4, 16)
 _FULL = 0.5
-"""Blocks that hold more than this share of the weights are not worth a measurement."""
+"""The share of blocks that hold weights above which they are not worth a measurement."""
 _MOST_PATCHES = 2**30
 """Bytes of patches up to which a convolution is unfolded."""
 
@@ -143,7 +143,7 @@ def _choose(layer: Layer, formats: Sequence[str], settings: _Settings) -> tuple[
     gain = seconds["dense"] / seconds[fastest]
     if best != "dense" and gain >= settings.min_gain:
         return choice(f"{gain:.2f}x", fastest, seconds=seconds, skipped=skipped), built[fastest]
-    reason = f"{fastest} is {gain:.2f}x, less than {settings.min_gain:g}x"
+    reason = f"{fastest} is {gain:.2f}x, less than {max(settings.min_gain, 1):g}x"
     return choice(reason, seconds=seconds, skipped=skipped), None
 
 

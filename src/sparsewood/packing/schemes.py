@@ -27,7 +27,7 @@ import numpy as np
 
 from sparsewood.packing import coding, streams
 from sparsewood.packing.cursor import Cursor, Damaged, varint
-from sparsewood.packing.steps import in_steps, multiples
+from sparsewood.packing.steps import STEPS, in_steps, multiples
 from sparsewood.packing.words import Kind
 
 __all__ = ["Packed", "read", "write"]
@@ -143,7 +143,8 @@ def _read_dense(cursor: Cursor, count: int, kind: Kind, scheme: int) -> np.ndarr
         raise Damaged("a codebook of steps is of numbers that have none")
     if scheme not in (CODEBOOK, CODEBOOK_8):
         raise Damaged(f"words are packed by scheme {scheme}, which there is not here")
-    size = cursor.varint(most=min(coding.LARGEST, count), least=2, what="the size of a codebook")
+    most = coding.LARGEST if scheme == CODEBOOK else STEPS
+    size = cursor.varint(most=min(most, count), least=2, what="the size of a codebook")
     if scheme == CODEBOOK:
         values = _read_planes(cursor, size, kind)
     else:

@@ -10,10 +10,12 @@ import numpy as np
 
 from sparsewood.packing.words import Kind
 
-__all__ = ["in_steps", "multiples"]
+__all__ = ["STEPS", "in_steps", "multiples"]
 
 _FLOATS = {4: np.dtype("<f4"), 8: np.dtype("<f8")}
 _LARGEST = 127
+STEPS = 2 * _LARGEST + 1
+"""How many values there can be."""
 
 
 def in_steps(values: np.ndarray, kind: Kind) -> tuple[np.ndarray, np.ndarray] | None:
@@ -25,7 +27,7 @@ def in_steps(values: np.ndarray, kind: Kind) -> tuple[np.ndarray, np.ndarray] | 
     >>> step.view(np.float32), times.view(np.int8)
     (array([0.25], dtype=float32), array([  0,   1, 127,  -2], dtype=int8))
     """
-    if not kind.floating or kind.width not in _FLOATS or len(values) > 2 * _LARGEST + 1:
+    if not kind.floating or kind.width not in _FLOATS or len(values) > STEPS:
         return None
     numbers = values.view(_FLOATS[kind.width])
     if not np.isfinite(numbers).all():

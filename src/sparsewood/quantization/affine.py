@@ -132,6 +132,7 @@ def quantize(tensor: Tensor, affine: Affine) -> Tensor:
     tensor([-128,  -64,  127,  127], dtype=torch.int8)
     """
     scale, zero_point = _spread(affine, tensor)
+    tensor = tensor.to(torch.promote_types(tensor.dtype, scale.dtype))  # bfloat16 has no 127.5
     return ((tensor / scale).round() + zero_point).clamp(affine.lowest, affine.highest).to(affine.dtype)
 
 

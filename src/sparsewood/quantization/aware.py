@@ -131,8 +131,9 @@ class QuantizationAware:
     def calibrate(self, data: Iterable[Batch]) -> None:
         """Set the ranges to all that the layers read in a pass over batches, in eval mode; the model is left as it was.
 
-        Raises `SparsewoodError` for data that is empty.
+        Raises `SparsewoodError` for data that is empty, and once the rounding was removed.
         """
+        self._require_there()
         require_batches(data)
         seen = False
         hooks = [before for _, before in self._layers.values()]
@@ -172,7 +173,15 @@ class QuantizationAware:
             handle.remove()
         self._handles = []
 
+    def _require_there(self) -> None:
+        if not self._handles:
+            raise SparsewoodError(
+                "QuantizationAware was removed, and its layers compute with unrounded numbers. Make another one; its "
+                "ranges can be set to those of this one."
+            )
+
     def __enter__(self) -> QuantizationAware:
+        self._require_there()
         return self
 
     def __exit__(
@@ -240,7 +249,8 @@ def _require_numbers(bits: object, activation_bits: object, momentum: object, fr
             raise SparsewoodError(f"QuantizationAware: {name} must be a whole number from 2 to 8. Got {value!r}.")
     if not isinstance(momentum, int | float) or not 0 < momentum <= 1:
         raise SparsewoodError(f"QuantizationAware: momentum must be in (0, 1]. Got {momentum!r}.")
-    if freeze_after is not None and (not isinstance(freeze_after, int) or freeze_after < 1):
+    whole = isinstance(freeze_after, int) and not isinstance(freeze_after, bool) and freeze_after >= 1
+    if freeze_after is not None and not whole:
         raise SparsewoodError(
             f"QuantizationAware: freeze_after must be None or a whole number >= 1. Got {freeze_after!r}."
         )

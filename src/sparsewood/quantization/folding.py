@@ -50,7 +50,8 @@ def fold_batchnorm(model: nn.Module, example_inputs: Inputs, *, tolerance: float
         a = gamma / sqrt(var + eps)     w' = a w   for each output     b' = a (b - mean) + beta
 
     A BatchNorm layer is folded if the network in eval mode runs it once, on what a convolution or a linear layer (of
-    two axes: with more the axes differ) returned, and nothing else reads that. The others stay, and are listed.
+    two axes: with more the axes differ) returned, and nothing else reads that. Both have PyTorch's forward, not that of
+    a subclass, which may do more. The others stay, and are listed.
     The copy's outputs on the example inputs are compared with the model's, which is not changed.
 
     Raises `SparsewoodError` if the outputs differ by more than `tolerance` of the largest.
@@ -157,6 +158,8 @@ def _layer_before(norm: _BatchNorm, watched: _Watched) -> tuple[str | None, str]
         return None, NOT_RUN if not taken else f"it runs {len(taken)} times"
     if norm.running_mean is None or norm.running_var is None:
         return None, "it has no running statistics, and takes those of each batch"
+    if not _is_plain(norm):
+        return None, f"{type(norm).__name__} has a forward of its own"
     names = watched.returned.get(id(taken[0]), [])
     if not names:
         return None, "it does not follow a convolution or a linear layer"
@@ -166,6 +169,8 @@ def _layer_before(norm: _BatchNorm, watched: _Watched) -> tuple[str | None, str]
 
 def _unfit(name: str, returned: Tensor, watched: _Watched) -> str | None:
     """Why a layer cannot take in what follows it."""
+    if not _is_plain(watched.layers[name]):
+        return f"{name!r} before it, {type(watched.layers[name]).__name__}, has a forward of its own"
     if watched.calls[name] > 1:
         return f"{name!r} before it runs more than once"
     if name in watched.tied:
@@ -175,6 +180,11 @@ def _unfit(name: str, returned: Tensor, watched: _Watched) -> str | None:
     if isinstance(watched.layers[name], nn.Linear) and returned.ndim != 2:
         return f"{name!r} before it is a linear layer on {returned.ndim} axes, of which the outputs are the last"
     return None
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether its forward is PyTorch's, and not one that does something else, too."""
+    return "forward" not in vars(module) and type(module).forward.__module__.startswith("torch.nn.modules.")
 
 
 def _fold(layer: nn.Module, norm: _BatchNorm) -> None:

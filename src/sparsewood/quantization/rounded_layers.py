@@ -45,11 +45,12 @@ class Weight:
 
 @dataclass
 class Range:
-    """The running range of what a layer reads."""
+    """The running range of what a layer reads; `seen` is of how many batches, `learnt` how many of training."""
 
     low: float = 0.0
     high: float = 0.0
     seen: int = 0
+    learnt: int = 0
 
     def add(self, low: float, high: float, share: float | None) -> None:
         """Move to a batch's range by `share`, or widen to it (None)."""
@@ -118,7 +119,7 @@ class BeforeForward:
 
     def _rounded(self, value: Tensor, operand: str, *, training: bool) -> Tensor:
         one = self.ranges.setdefault(operand, Range())
-        full = self.rounding.freeze_after is not None and one.seen >= self.rounding.freeze_after
+        full = self.rounding.freeze_after is not None and one.learnt >= self.rounding.freeze_after
         learns = training and not self.frozen and not full
         if (not one.seen or learns or self.widening) and value.numel():
             low, high = (float(end) for end in value.detach().aminmax())
@@ -128,6 +129,7 @@ class BeforeForward:
                     "rate, or check the data."
                 )
             one.add(low, high, None if self.widening else self.rounding.momentum)
+            one.learnt += training
         bits = self.rounding.activation_bits
         assert bits is not None
         return rounded(value, affine_parameters(one.low, one.high, bits=bits, signed=False))

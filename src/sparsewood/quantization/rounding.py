@@ -25,7 +25,8 @@ def round_codebooks(model: nn.Module, sharing: Sharing) -> dict[str, float]:
     trained since they were shared or not. Each weight has one step, those with a codebook for each channel, too.
     `sparsewood.pack` writes such codebooks in a byte a value.
 
-    Raises `SparsewoodError` for values that are not finite; `UnknownName` for weights that the model does not have.
+    Raises `SparsewoodError` for values that are not finite, or as large as the dtype holds; `UnknownName` for weights
+    that the model does not have.
 
     Source: Jacob et al. 2018, https://arxiv.org/abs/1712.05877, for symmetric weights; Han et al. 2016, "Deep
     Compression", https://arxiv.org/abs/1510.00149, for codebooks.
@@ -63,4 +64,10 @@ def _step(name: str, weight: Tensor) -> float:
     bits = round(-math.log2(kind.eps)) + 1 - _LARGEST.bit_length()  # of a step: 17 in float32
     _, exponent = math.frexp(most / _LARGEST)
     unit = max(math.ldexp(1.0, exponent - bits), kind.smallest_normal * kind.eps)  # not below the least number there is
-    return math.ceil(most / _LARGEST / unit) * unit
+    step = math.ceil(most / _LARGEST / unit) * unit
+    if step * _LARGEST > kind.max:
+        raise SparsewoodError(
+            f"round_codebooks: {name!r} has values up to {most:g}, which in whole steps are beyond what {weight.dtype} "
+            "holds; nothing was changed. Scale the weight down."
+        )
+    return step
