@@ -1,4 +1,4 @@
-"""k-means in one dimension: against all partitions, against dynamic programming, and what must hold for any values (001-10)."""
+"""k-means in one dimension: against all partitions, against dynamic programming, and what must hold (001-10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""share_weights: at most k values other than 0, zeros that stay zero, masks that hold, errors before any change (001-10)."""
+"""share_weights: at most k values other than 0, zeros stay zero, masks hold, errors before any change (001-10)."""
 
 from __future__ import annotations
 
