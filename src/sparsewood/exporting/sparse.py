@@ -65,7 +65,7 @@ def sparse_kernels(
             on NVIDIA devices from compute capability 8.0 on, in float16 or bfloat16, elsewhere reported as skipped.
         min_gain: how many times as fast as dense a sparse kernel has to be.
         min_sparsity: layers with a smaller share of zeros are not measured.
-        repeats, seconds: at most so many timed calls of a layer, in at most so many seconds.
+        repeats, seconds: at most so many timed calls of a layer, in at most so many seconds, for each shape it reads.
 
     The copy is for inference: it has no backward pass. Its `state_dict` holds the compressed weights as plain tensors,
     and is loaded into a copy that was made from the same network.
