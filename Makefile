@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 WORKERS ?= 2
 OUTPUT ?= runs/demo
 
-.PHONY: help demo test unit check lint types contracts coverage-zoo shrink-zoo format clean
+.PHONY: help demo test unit test-ray check lint types contracts docs coverage-zoo shrink-zoo format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,19 @@ test: $(VENV)/.dev  ## all tests and doctests
 unit: $(VENV)/.dev  ## the quick tests only
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
 
+# An environment of its own, since Ray is half a gigabyte that nothing else needs.
+.venv-ray/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[demo,ray,testing]' pytest-timeout
+	@touch $@
+
+test-ray: .venv-ray/.made  ## sweeps on a Ray cluster of this machine: the same numbers, workers and drivers killed
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest -p no:cacheprovider tests/run/test_sweep_ray.py
+
+docs: $(VENV)/.dev  ## the documentation, built into site/, every link checked
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/hooks/links.py site
+
 lint: $(VENV)/.dev  ## style and declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,4 +71,4 @@ format: $(VENV)/.dev  ## rewrite files in the house style
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what was made here
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .venv-ray runs site .pytest_cache .ruff_cache build dist

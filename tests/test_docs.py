@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(sparsewood [^#\n]*)", re.MULTILINE)
@@ -24,12 +25,14 @@ def blocks(document: Path, language: str) -> list[str]:
     return [code for kind, code in BLOCK.findall(document.read_text()) if kind == language]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_python_blocks_run_in_order(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a module of its own: dataclasses and the contracts of `sparsewood.testing` look for that of a class."""
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "document"}
+    module = ModuleType("document")
+    monkeypatch.setitem(sys.modules, "document", module)
     for code in blocks(document, "python"):
-        exec(compile(code, str(document), "exec"), names)
+        exec(compile(code, str(document), "exec", dont_inherit=True), vars(module))
     assert document.read_text().count("```") % 2 == 0
 
 

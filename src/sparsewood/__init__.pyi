@@ -48,6 +48,7 @@ from .pruning import Pruning, prune, score
 from .quantization import share_weights
 from .recipes import sensitivity
 from .run.recipe import load_recipe
+from .run.store import open_results
 from .shrinking import (
     Bytes,
     Latency,
@@ -158,6 +159,7 @@ __all__ = [
     "measure",
     "measurement",
     "models",
+    "open_results",
     "pack",
     "packing",
     "penalties",

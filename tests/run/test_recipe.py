@@ -185,7 +185,7 @@ def test_overrides_are_applied_in_order_and_checked() -> None:
         (SMALL[:-1] + ", seeds: [1, 1]}", "'seeds' must be at least one, each once. Got [1, 1]."),
         (SMALL[:-1] + ", seeds: [-1]}", "seeds[0]: must be a whole number >= 0"),
         (SMALL[:-1] + ", seeds: true}", "seeds: must be a list, each a whole number >= 0"),
-        (SMALL[:-1] + ", logs: [cvs]}", "logs[0]: must be 'csv' or 'tensorboard'. Got 'cvs'."),
+        (SMALL[:-1] + ", logs: [cvs]}", "logs[0]: must be 'auto' or 'csv' or 'mlflow' or"),
         (SMALL[:-1] + ", variants: [a]}", "variants: must be a mapping from names to what they change. Got ['a']."),
         (SMALL[:-1] + ", variants: {a: 3}}", "variants.a: must be a mapping of the fields of Variant. Got 3."),
         (SMALL[:-1] + ", variants: {a/b: {}}}", "variants.a/b.name: must be a name"),

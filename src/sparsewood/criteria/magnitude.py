@@ -14,7 +14,8 @@ from sparsewood.criteria.base import Criterion, Inputs
 class Magnitude(Criterion):
     """score = |w|; a unit's score is its L1 norm, the sum of |w| over its elements.
 
-    Source: Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks",
+    Source: Janowsky 1989, "Pruning versus clipping in neural networks", https://doi.org/10.1103/PhysRevA.39.6600; in
+    its present form Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks",
     https://arxiv.org/abs/1506.02626; for filters Li et al. 2016, https://arxiv.org/abs/1608.08710.
 
     >>> import torch

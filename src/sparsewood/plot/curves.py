@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["training"]
+__all__ = ["NEEDED", "Columns", "draw_logs", "training"]
 
 NAME = "logs.csv"
+LETTERS = 84  # of a title, which goes over both drawings of a pair
 NEEDED = ("epoch", "train_loss", "train_acc1", "val_loss", "val_acc1")
 Columns = Mapping[str, Sequence[float]]
 
@@ -45,7 +46,14 @@ def training(log: str | os.PathLike[str], *, path: str | os.PathLike[str] | None
     [[0.7, 0.5], [0.8, 0.7]]
     """
     require_matplotlib()
-    logs = _logs(Path(log))
+    figure = draw_logs(_logs(Path(log)))
+    if path is not None:
+        save_figure(figure, os.fspath(path))
+    return figure
+
+
+def draw_logs(logs: Mapping[str, Columns]) -> Figure:
+    """A pair of drawings, loss and accuracy, for each training: by its name its columns (`NEEDED`), NaN = not known."""
     pairs = max(1, min(len(logs), round(math.sqrt(len(logs) / 3))))
     rows = math.ceil(len(logs) / pairs)
     figure = new_figure(max(6.4, 6.0 * pairs), max(2.9, 2.1 * rows + 0.5))
@@ -56,12 +64,10 @@ def training(log: str | os.PathLike[str], *, path: str | os.PathLike[str] | None
         left, right = grid.flat[2 * number], grid.flat[2 * number + 1]
         _draw(left, columns, "loss", "loss", 1)
         _draw(right, columns, "acc1", "accuracy [%]", 100)
-        left.set_title(middle_cut(name, 44), fontsize=8, loc="left")
+        left.set_title(middle_cut(name, LETTERS), fontsize=8, loc="left")
     drawn = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid.flat[: 2 * len(logs)]]
     kinds = {label: handle for pairs in drawn for handle, label in pairs}
     figure.legend(kinds.values(), kinds.keys(), loc="outside upper right", ncols=2, fontsize=8, frameon=False)
-    if path is not None:
-        save_figure(figure, os.fspath(path))
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["compression_curves", "new_figure", "require_matplotlib", "save_figure"]
+__all__ = ["Look", "compression_curves", "draw_dense", "draw_series", "new_figure", "require_matplotlib", "save_figure"]
 
 # Okabe and Ito's palette: told apart with any kind of colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":")
 DENSE = 1.0
 
 Measure = Literal["real_compression", "speedup"]
@@ -38,10 +40,12 @@ def compression_curves(points: Sequence[Point], title: str) -> Figure:
     dense = next((point.post_acc1 for point in points if point.compression == DENSE), None)
     panels: tuple[tuple[Axes, Measure], ...] = ((left, "real_compression"), (right, "speedup"))
     for axes, measure in panels:
-        _draw_dense(axes, dense)
+        if dense is not None:
+            draw_dense(axes, dense)
         for number, strategy in enumerate(dict.fromkeys(point.strategy for point in points)):
             members = sorted((p for p in points if p.strategy == strategy), key=lambda p: p.compression)
-            _draw_strategy(axes, members, measure, number)
+            across: list[Summary] = [getattr(point, measure) for point in members]
+            draw_series(axes, across, [point.post_acc1 for point in members], Look.of(number), strategy)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.grid(alpha=0.3)
@@ -90,25 +94,57 @@ def new_figure(width: float = 11, height: float = 4.8) -> Figure:
     return figure
 
 
-def _draw_dense(axes: Axes, dense: Summary | None) -> None:
-    if dense is None:
-        return
-    mean, std = 100 * dense.mean, 100 * (dense.std or 0.0)
-    axes.axhline(mean, color="0.4", linestyle="--", linewidth=1, label="dense control")
-    axes.axhspan(mean - std, mean + std, color="0.4", alpha=0.15, linewidth=0)
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and dashes of one of several series: also told apart without colours.
+
+    >>> Look.of(0), Look.of(8)
+    (Look(color='#0072B2', marker='o', dashes='-'), Look(color='#D55E00', marker='s', dashes='-'))
+    >>> len({Look.of(number) for number in range(28)})
+    28
+    """
+
+    color: str
+    marker: str
+    dashes: str
+
+    @classmethod
+    def of(cls, number: int) -> Look:
+        """That of the series of this number."""
+        return cls(COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)], DASHES[number % len(DASHES)])
 
 
-def _draw_strategy(axes: Axes, members: Sequence[Point], measure: Measure, number: int) -> None:
-    across: list[Summary] = [getattr(point, measure) for point in members]
+def draw_dense(axes: Axes, accuracy: Summary, *, label: str = "dense control", color: str = "0.4") -> None:
+    """A line at the mean accuracy in per cent, and a band of one sample standard deviation above and below."""
+    mean, std = 100 * accuracy.mean, 100 * (accuracy.std or 0.0)
+    axes.axhline(mean, color=color, linestyle="--", linewidth=1, label=label)
+    axes.axhspan(mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
+
+
+def draw_series(
+    axes: Axes,
+    across: Sequence[Summary],
+    up: Sequence[Summary],
+    look: Look,
+    label: str,
+    *,
+    filled: bool = True,
+    factor: float = 100,
+) -> None:
+    """Means, times `factor` (shares are shown in per cent), over means of something, and in both directions one
+    sample standard deviation."""
     axes.errorbar(
         [summary.mean for summary in across],
-        [100 * point.post_acc1.mean for point in members],
+        [factor * summary.mean for summary in up],
         xerr=[summary.std or 0.0 for summary in across],
-        yerr=[100 * (point.post_acc1.std or 0.0) for point in members],
-        label=members[0].strategy,
-        color=COLORS[number % len(COLORS)],
-        marker=MARKERS[number % len(MARKERS)],
+        yerr=[factor * (summary.std or 0.0) for summary in up],
+        label=label,
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.dashes,
+        markerfacecolor=look.color if filled else "white",
         markersize=5,
         linewidth=1.5,
+        elinewidth=1,
         capsize=3,
     )

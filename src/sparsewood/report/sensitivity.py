@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -172,12 +172,29 @@ def plot_sensitivity(
     Written to `path` if there is one. Raises as `Sensitivity.curves` does, and if matplotlib is missing.
     """
     measure, curves = sensitivity.measure(measure), sensitivity.curves(measure)
+    factor, label = (1, measure) if measure == "loss" else (100, f"{measure} [%]")
+    baselines = dict.fromkeys(curves, _value(sensitivity.baseline, measure))
+    figure = draw_curves(curves, baselines, factor=factor, label=label, title=title)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def draw_curves(
+    curves: Mapping[str, Mapping[str, Curve]],
+    baselines: Mapping[str, float],
+    *,
+    factor: float,
+    label: str,
+    title: str = "",
+) -> Figure:
+    """A panel for each granularity with a line for each layer; values times `factor`, and so the dashed baselines."""
     figure = new_figure()
     panels: Sequence[Axes] = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-    names = list(dict.fromkeys(row.parameter for row in sensitivity.rows))
-    factor = 1 if measure == "loss" else 100
+    names = list(dict.fromkeys(name for layers in curves.values() for name in layers))
     for axes, (units, layers) in zip(panels, curves.items(), strict=True):
-        axes.axhline(factor * _value(sensitivity.baseline, measure), color="0.4", linestyle="--", linewidth=1)
+        if units in baselines:
+            axes.axhline(factor * baselines[units], color="0.4", linestyle="--", linewidth=1)
         for name, curve in layers.items():
             color, marker = _look(names.index(name), len(names))
             values = [factor * value for value in curve.values]
@@ -186,14 +203,11 @@ def plot_sensitivity(
         axes.set_xlim(-0.02, 1.02)
         axes.grid(alpha=0.3)
     figure.supxlabel("share of the layer's units that went", fontsize="medium")
-    panels[0].set_ylabel(measure if measure == "loss" else f"{measure} [%]")
-    lines = {str(line.get_label()): line for axes in panels for line in axes.lines[1:]}
-    shown = [name for name in names if name in lines]
-    figure.legend([lines[name] for name in shown], shown, loc="outside right upper", fontsize="small")
+    panels[0].set_ylabel(label)
+    lines = {str(line.get_label()): line for axes in panels for line in axes.lines}
+    figure.legend([lines[name] for name in names], names, loc="outside right upper", fontsize="small")
     if title:
         figure.suptitle(title)
-    if path is not None:
-        save_figure(figure, path)
     return figure
 
 

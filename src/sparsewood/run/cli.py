@@ -40,11 +40,17 @@ app = App(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for an error of the user's (one line says which), or 130 after Ctrl-C."""
+    """Run one command; the exit code.
+
+    0; 1 where a part failed or is missing (`sweep`, `report --strict`); 2 for an error of the user's, which one line
+    tells; 130 after Ctrl-C.
+    """
     before = _end_on_sigterm()
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        found = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
+        if isinstance(found, int) and not isinstance(found, bool):
+            return found  # a command that says how it went
     except KeyboardInterrupt:
         print("Interrupted: nothing was left half-written.", file=sys.stderr)
         return INTERRUPTED
@@ -268,6 +274,105 @@ def run(
         seconds=log_interval,
         choice=Choice(tuple(method or ()), prune_by, no_augs, um_batch),
     )
+
+
+@app.command
+def sweep(
+    grid: Path,
+    /,
+    *,
+    set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+    jobs: int | None = None,
+    memory: float | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+    plan: bool = False,
+    log_interval: float = 15.0,
+    data_dir: Path | None = None,
+    output: Path | None = None,
+) -> int:
+    """Compare methods: every method at every compression on every problem with every seed, and the controls.
+
+    All of a seed begin with the same weights and see the data in the same order. The controls are added: the dense
+    network trained on for as long, random and magnitude pruning, both also with each method's layer-wise proportions,
+    a smaller dense network of as many parameters, and each method's network trained from scratch.
+
+    The same command goes on where an earlier one stopped or was killed; what is finished is found by its hash and not
+    done again, also after methods, seeds or compressions were added. A cell that fails does not stop the others.
+    Results lie in OUTPUT/NAME: results.sqlite, results.csv, and a directory for each network.
+
+    Parameters
+    ----------
+    grid
+        A YAML file; those that come with sparsewood are in recipes/grids/.
+    set_
+        A setting of the grid, as in --set training.epochs=5; may be given several times.
+    jobs
+        How many cells are carried out at a time. Default: the cores, by the threads of each cell.
+    memory
+        GiB that each process may take. Default: what there is, by --jobs.
+    engine
+        Processes of this machine, or a Ray cluster. The numbers are the same.
+    address
+        Of a Ray cluster whose machines all see OUTPUT at the same path. Default: one on this machine.
+    dry_run
+        One batch through every cell of the first seed, to see that all works.
+    quiet
+        Show no progress.
+    plan
+        Show how many networks there are, and stop.
+    log_interval
+        Seconds between lines of progress where there is no terminal.
+    data_dir
+        Where the files of the data sets are (default: the environment variable SPARSEWOOD_DATA).
+    output
+        Where the sweep's directory goes: --set output=...
+    """
+    if data_dir is not None:
+        os.environ["SPARSEWOOD_DATA"] = str(data_dir.resolve())
+    settings = [*([f"output={output}"] if output is not None else []), *(set_ or ())]
+    from sparsewood.run.sweep_command import SweepOptions, sweep_grid
+
+    options = SweepOptions(jobs, memory, engine, address, dry_run, quiet, plan, log_interval)
+    return sweep_grid(grid, settings, options)
+
+
+@app.command
+def report(
+    runs: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["-o", "--output"])] = Path("report.html"),
+    figures: Path | None = None,
+    title: str | None = None,
+    strict: bool = False,
+) -> int:
+    """Show results as one page that opens in a browser, without a network, and say what a comparison lacks.
+
+    The page has accuracy over compression, speed-up, bytes and latency, tables to sort and copy, and what the networks
+    became: sparsity by layer, units left, overlaps of masks, scores, trainings. report.json beside it has a field for
+    every item of the reporting checklist of Blalock et al. 2020 (https://arxiv.org/abs/2003.03033); tables are called
+    complete only when none is missing.
+
+    Parameters
+    ----------
+    runs
+        Directories of `sparsewood sweep` and `sparsewood run`, and tables of `sparsewood sensitivity` and
+        `sparsewood inspect --csv`.
+    output
+        The page.
+    figures
+        Write every figure there as PNG and SVG as well.
+    title
+        Of the page. Default: the names of the sweeps and runs.
+    strict
+        Exit with 1 if something is missing.
+    """
+    from sparsewood.run.report_command import report_on
+
+    return report_on(runs, output, figures=figures, title=title, strict=strict)
 
 
 @app.command

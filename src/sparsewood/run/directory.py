@@ -17,7 +17,7 @@ from sparsewood.errors import FileFormatError, SparsewoodError
 from sparsewood.files import writable_directory, write_atomically
 from sparsewood.state import TrainingState
 
-__all__ = ["Stage", "locked", "read_json", "write_json", "write_text"]
+__all__ = ["Stage", "locked", "read_json", "waited_for", "write_json", "write_text"]
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)\.safetensors")
 KEPT = 2  # the newest, and the one before it in case the newest is damaged
@@ -42,6 +42,14 @@ def locked(directory: Path) -> Iterator[None]:
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}")
         stream.flush()
+        yield
+
+
+@contextmanager
+def waited_for(directory: Path) -> Iterator[None]:
+    """Hold `directory` for this process, when others that hold it are done."""
+    with (writable_directory(directory) / "lock").open("a+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 

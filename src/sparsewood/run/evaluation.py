@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from sparsewood.masks import apply_masks
-from sparsewood.measurement import evaluate
+from sparsewood.measurement import Evaluation, evaluate
 from sparsewood.measurement.counting import count
 from sparsewood.report.rows import Result
 from sparsewood.run.bench import DENSE, MASKS, Bench, Trained
-from sparsewood.run.experiment import IN_TRAINING, control_name, controls, numbered, round_name
+from sparsewood.run.experiment import IN_TRAINING, control_name, controls, numbered, round_name, state_pruned
 from sparsewood.run.recipe import Variant
 from sparsewood.run.sharing_work import SHARED, file_stages
+from sparsewood.run.trainings import tell_test
 from sparsewood.run.unit_rounds import share_of_units
 from sparsewood.state import restore
 from sparsewood.types import Masks
@@ -63,7 +65,7 @@ def evaluate_seed(bench: Bench) -> dict[str, list[dict[str, Any]]]:
     """
     test, train = bench.plain(bench.split.test.open()), bench.plain(bench.split.train)
     dense = bench.finished(DENSE)
-    rows, files = list[dict[str, Any]](), list[dict[str, Any]]()
+    rows, files, told = list[dict[str, Any]](), list[dict[str, Any]](), set[Path]()
     for variant in bench.recipe.variants:
         every = _results(bench, variant, dense)
         reached: dict[str, float] = {}  # by each control
@@ -71,7 +73,12 @@ def evaluate_seed(bench: Bench) -> dict[str, list[dict[str, Any]]]:
             name = str(found.control.stage.directory)
             if name not in reached:
                 reached[name] = evaluate(bench.network_at(found.control.state()), test, topk=(1,)).top[1]
-            rows.append(asdict(_evaluated(bench, variant, found, test, train, reached[name])))
+            one = _evaluated(bench, variant, found, test, train, reached[name])
+            rows.append(asdict(one))
+            if found.trained.stage.directory not in told:
+                told.add(found.trained.stage.directory)
+                reported = Evaluation(one.post_loss, {1: one.result.post_acc1}, len(bench.split.test))
+                tell_test(bench, found.trained, reported)
             bench.advance(f"seed {bench.seed}: test of {variant.name}", 0)
         if variant.sharing is not None:
             last = every[-1]
@@ -119,7 +126,7 @@ def _results(bench: Bench, variant: Variant, dense: Trained) -> list[Found]:
 
 def _evaluated(bench: Bench, variant: Variant, found: Found, test: Any, train: Any, control: float) -> Evaluated:
     number, trained = found.round, found.trained
-    model = bench.network_at(found.base.state())
+    model = bench.network_at(state_pruned(bench, variant, found.base) if number else found.base.state())
     masks = Masks.load(trained.stage.directory / MASKS) if number else Masks({})
     apply_masks(model, masks)
     topk = (1, 5) if bench.split.classes > 5 else (1,)

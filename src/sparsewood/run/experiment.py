@@ -53,8 +53,11 @@ __all__ = [
     "controls",
     "first_step",
     "numbered",
+    "prune_once",
     "round_name",
     "snapshots",
+    "state_pruned",
+    "train_controls",
     "train_dense",
 ]
 
@@ -101,22 +104,26 @@ def dense_steps(bench: Bench) -> int:
 
 def snapshots(bench: Bench) -> tuple[int, ...]:
     """The steps of the dense training that some variant goes back to; `SparsewoodError` if it ends before one."""
-    wanted = {step for variant in bench.recipe.variants for step in variant.pruning.recovery.snapshots}
+    wanted = {step for variant in bench.recipe.variants for step in variant.snapshots}
     total = dense_steps(bench)
     if bench.dry_run:  # its one step comes after any snapshot
         return tuple(sorted({min(step, max(total - 1, 0)) for step in wanted}))
     if any(step > total for step in wanted):
         raise SparsewoodError(
-            f"A recovery goes back to step {max(wanted)} of the dense training, which has {total} steps. "
+            f"A variant goes back to step {max(wanted)} of the dense training, which has {total} steps. "
             "Choose an earlier step, or train longer."
         )
     return tuple(sorted(wanted))
 
 
-def carry_out(bench: Bench, variant: Variant) -> None:
-    """Every stage of one variant: its controls, and its rounds or its one training with pruning inside."""
+def carry_out(bench: Bench, variant: Variant, *, control: bool = True) -> dict[int, Stage]:
+    """Every stage of one variant: its controls, and its rounds or its one training with pruning inside.
+
+    Without `control` that is left to others. The stages of the pruned networks, by round.
+    """
     dense = bench.finished(DENSE)
-    _train_controls(bench, variant, dense)
+    if control:
+        train_controls(bench, variant, dense)
     if variant.in_training:
         stages = {variant.pruning.rounds: _during_training(bench, variant, dense)}
     else:
@@ -128,9 +135,10 @@ def carry_out(bench: Bench, variant: Variant) -> None:
         pruned = Trained.of(last)
         assert pruned is not None
         share(bench, variant, pruned, Masks.load(last.directory / MASKS))
+    return stages
 
 
-def _train_controls(bench: Bench, variant: Variant, dense: Trained) -> None:
+def train_controls(bench: Bench, variant: Variant, dense: Trained) -> Trained:
     """The dense network as the pruned ones are compared with it: trained on as often and as long as they are."""
     base = dense
     for number in range(1, controls(variant) + 1):
@@ -142,6 +150,18 @@ def _train_controls(bench: Bench, variant: Variant, dense: Trained) -> None:
             fitted = train(bench, stage, model, course, f"{variant.name}, {stage.directory.name}", dense=dense)
             trained = finish(bench, stage, model, fitted, {"from": base.fingerprint})
         base = trained
+    return base
+
+
+def prune_once(bench: Bench, variant: Variant, masks: Masks | None = None) -> Stage:
+    """One round of a variant on the dense network, with its own choice or with the `masks` given; its stage."""
+    dense, stage = bench.finished(DENSE), bench.stage(variant.name, round_name(1))
+    if masks is not None and bench.writes and not (stage.directory / MASKS).is_file():
+        masks.save(stage.directory / MASKS)
+    if finished(stage, dense) is None:
+        (number, events), *_ = numbered(variant.pruning)
+        _retrain(bench, Round(variant, number, events, stage, dense, Masks({})), dense)
+    return stage
 
 
 def controls(variant: Variant) -> int:
@@ -284,7 +304,7 @@ def _events(bench: Bench, current: Round, model: nn.Module) -> tuple[Event, ...]
 def _retrain(bench: Bench, current: Round, dense: Trained) -> Trained:
     """Choose, recover, zero, train."""
     variant, number = current.variant, current.number
-    model = bench.network_at(current.base.state())
+    model = bench.network_at(state_pruned(bench, variant, current.base))
     masks = _masks(bench, current, model)
     apply_masks(model, masks)
     course = _recovered(bench, variant, model, masks, dense, number)
@@ -297,6 +317,11 @@ def _retrain(bench: Bench, current: Round, dense: Trained) -> Trained:
         "from": current.base.fingerprint,
     }
     return finish(bench, current.stage, model, fitted, notes, masks)
+
+
+def state_pruned(bench: Bench, variant: Variant, base: Trained) -> TrainingState:
+    """The weights that a variant prunes: those of `base`, or of the step of the dense training that it names."""
+    return base.state() if variant.at_step is None else _load_snapshot(bench, variant.at_step)
 
 
 def _during_training(bench: Bench, variant: Variant, dense: Trained) -> Stage:

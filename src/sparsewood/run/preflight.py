@@ -27,7 +27,7 @@ from sparsewood.snapshot import untouched
 from sparsewood.statistics import collect
 from sparsewood.types import Masks, Remaining
 
-__all__ = ["check_run"]
+__all__ = ["check_model", "check_run"]
 
 EXAMPLES = 8
 
@@ -36,7 +36,7 @@ def check_run(bench: Bench) -> None:
     """Raise `SparsewoodError` for a recipe that cannot be carried out to its end."""
     if bench.training.precision == "64-true":
         raise SparsewoodError("training.precision: a run keeps its weights in 32 bits. Use '32-true' or 'bf16-mixed'.")
-    _check_model(bench)
+    check_model(bench)
     snapshots(bench)
     for variant in bench.recipe.variants:
         try:
@@ -45,7 +45,8 @@ def check_run(bench: Bench) -> None:
             raise SparsewoodError(f"Variant {variant.name!r}: {error}") from error
 
 
-def _check_model(bench: Bench) -> None:
+def check_model(bench: Bench) -> None:
+    """Raise `SparsewoodError` if the model does not take the images, or gives no logits for their classes."""
     model = bench.network()
     name, shape = bench.recipe.model.name, "x".join(map(str, bench.split.input_shape))
     try:

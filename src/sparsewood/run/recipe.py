@@ -45,10 +45,12 @@ __all__ = [
     "RecipeError",
     "Variant",
     "cell_hash",
+    "counted",
     "effective",
     "load_recipe",
     "parse_recipe",
     "recipe_hash",
+    "recipe_of",
     "text_of",
     "tree_of",
 ]
@@ -78,6 +80,8 @@ class Variant:
             at random places.
         matched_to: the name of another variant. In every round as many weights go as that one's masks remove, whatever
             the amounts of the schedule are.
+        at_step: what goes is chosen on the dense network as it was after so many steps of its training (0: before it),
+            not as it is at the end: pruning at initialisation, where `recovery` is `Rewind`.
         dynamics: a rule of masks that change in one training, in place of criterion, schedule and all else that
             `pruning` says; only its recovery and its choice of parameters hold.
         sharing: what becomes of the last pruned network: its weights take few values, in a small file.
@@ -96,9 +100,11 @@ class Variant:
     matched_to: str | None = None
     dynamics: Dynamics | None = None
     sharing: Sharing | None = None
+    at_step: Annotated[int, Field(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         check(self)
+        self._require_step()
         if self.shuffled and self.masks_from is None:
             raise SparsewoodError(f"Variant {self.name!r}: 'shuffled' is for masks of another variant: masks_from.")
         self._require_match()
@@ -112,6 +118,22 @@ class Variant:
                 f"Variant {self.name!r}: 'only' must be rounds from 1 to {self.pruning.rounds}, ascending. "
                 f"Got {list(self.only)}."
             )
+
+    def _require_step(self) -> None:
+        """One state is chosen on: later rounds would need one each."""
+        if self.at_step is None:
+            return
+        chained = not self.independent and self.pruning.rounds > 1
+        if self.source is not None or self.in_training or chained:
+            raise SparsewoodError(
+                f"Variant {self.name!r}: at_step says on which weights is chosen, once or with independent: true, by "
+                "rounds. Leave it out, or leave out masks_from, matched_to, dynamics, unit and further rounds."
+            )
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """The steps of the dense training whose states are needed."""
+        return (*self.pruning.recovery.snapshots, *(() if self.at_step is None else (self.at_step,)))
 
     def _require_match(self) -> None:
         """Only single weights can be matched exactly, round by round."""
@@ -189,7 +211,9 @@ class Recipe:
     threads: Positive = field(default=1, metadata=UNHASHED)
     workers: Annotated[int, Field(ge=0)] = field(default=0, metadata=UNHASHED)
     checkpoint_every: Positive = field(default=1, metadata=UNHASHED)
-    logs: tuple[Literal["csv", "tensorboard"], ...] = field(default=("csv",), metadata=UNHASHED)
+    logs: tuple[Literal["auto", "csv", "mlflow", "tensorboard", "wandb"], ...] = field(
+        default=("csv",), metadata=UNHASHED
+    )
     test_batch_size: Positive = field(default=1000, metadata=UNHASHED)
 
     def __post_init__(self) -> None:
@@ -307,7 +331,7 @@ def cell_hash(recipe: Recipe, variant: Variant | None, seed: int) -> str:
 
     A cell that means the same in another recipe has the same hash, whatever its variant is called.
     """
-    plain = canonical(recipe, Recipe)
+    plain = canonical(replace(recipe, variants=(Variant(),), seeds=(1,)), Recipe)  # the others are of no interest
     plain.pop("variants", None)
     plain.pop("seeds", None)
     if variant is not None:
@@ -334,11 +358,23 @@ def _meaning(recipe: Recipe, variant: Variant) -> dict[str, Any]:
 SHARED = tuple(f.name for f in fields(Variant) if f.name != "name")
 
 
+OTHER_COMMANDS = {"shrink": "sparsewood shrink", "problems": "sparsewood sweep"}
+
+
 def _build(text: str, source: str, overrides: Iterable[str], directory: Path) -> Recipe:
     root = tree_of(text, source, overrides)
-    if "shrink" in root.value:
-        where = root.value["shrink"].where
-        raise RecipeError([f"{where}: shrink: this is a recipe for `sparsewood shrink`, not for `sparsewood run`."])
+    for key, command in OTHER_COMMANDS.items():
+        if key in root.value:
+            where = root.value[key].where
+            raise RecipeError([f"{where}: {key}: this is a recipe for `{command}`, not for `sparsewood run`."])
+    return recipe_of(root, directory)
+
+
+def recipe_of(root: Node, directory: Path) -> Recipe:
+    """The recipe that a tree describes; components of one's own are looked up in `directory` first.
+
+    Raises `RecipeError` with every mistake in it.
+    """
     reader = Reader((directory, Path.cwd()), also=SHARED)
     recipe = reader.section(_expanded(root, reader), Recipe)
     if recipe is INVALID or reader.problems:
@@ -374,7 +410,7 @@ def _expanded(root: Node, reader: Reader) -> Node:
         listed, value=[_variant(base, name, node, given, reader) for name, node in named.items()]
     )
     if "seeds" in given:
-        given["seeds"] = _counted(given["seeds"], reader)
+        given["seeds"] = counted(given["seeds"], reader)
     return replace(root, value=given)
 
 
@@ -397,7 +433,7 @@ def _variant(base: dict[str, Node], name: str, node: Node, given: dict[str, Node
     return replace(node, value=merged | {"name": node.child("name", name)})
 
 
-def _counted(node: Node, reader: Reader) -> Node:
+def counted(node: Node, reader: Reader) -> Node:
     """`seeds: 3` is [1, 2, 3]."""
     count = node.value
     if isinstance(count, bool) or not isinstance(count, int):

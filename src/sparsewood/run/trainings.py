@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.masks import not_held
+from sparsewood.measurement import Evaluation
 from sparsewood.recovery import Follow
 from sparsewood.run.bench import FINAL, Bench, Trained
+from sparsewood.run.canonical import written
 from sparsewood.run.directory import Stage
+from sparsewood.run.recipe import Recipe
 from sparsewood.state import TrainingState, capture
-from sparsewood.train import CsvLog, Fitted, Log, Logs, Teacher, TensorBoardLog, Training, fit
+from sparsewood.train import CsvLog, Fitted, Log, Logs, MlflowLog, Teacher, TensorBoardLog, Training, WandbLog, fit
 from sparsewood.types import Masks
 
-__all__ = ["Course", "finish", "finished", "train"]
+__all__ = ["Course", "finish", "finished", "logs_of", "tell_test", "train"]
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,44 @@ def train(
 
 
 def _log(bench: Bench, stage: Stage) -> Log | None:
-    if not bench.writes or not bench.recipe.logs:
-        return None
+    logs = logs_of(bench, stage)
+    return Logs(list(logs.values())) if logs else None
+
+
+def logs_of(bench: Bench, stage: Stage) -> dict[str, Log]:
+    """The logs that the recipe names, by name, of a training in this stage; none where this process writes nothing.
+
+    "auto" is a CSV file, and TensorBoard where it is installed. A dry run tells no server.
+    """
+    if not bench.writes:
+        return {}
+    recipe, root, dry = bench.recipe, bench.root.resolve(), bench.dry_run
+    name = stage.directory.resolve().relative_to(root).as_posix()
+    local = f"sqlite:///{(root / 'mlflow.db').as_posix()}" if dry else None
+
+    def settings() -> dict[str, Any]:
+        return written(recipe, Recipe) | {"seed": bench.seed, "stage": name}
+
     made: dict[str, Callable[[], Log]] = {
         "csv": lambda: CsvLog(stage.directory / "logs.csv"),
         "tensorboard": lambda: TensorBoardLog(stage.directory / "tensorboard"),
+        "mlflow": lambda: MlflowLog(
+            stage.directory, settings(), name=name, uri=local, store=root, experiment=recipe.name
+        ),
+        "wandb": lambda: WandbLog(
+            stage.directory, settings(), name=name, group=root.name, mode="offline" if dry else None
+        ),
     }
-    return Logs([made[name]() for name in bench.recipe.logs])
+    usual = ("csv", "tensorboard") if find_spec("tensorboard") else ("csv",)
+    names = [one for given in recipe.logs for one in (usual if given == "auto" else (given,))]
+    return {one: made[one]() for one in dict.fromkeys(names)}
+
+
+def tell_test(bench: Bench, trained: Trained, test: Evaluation) -> None:
+    """Have the logs of a training keep what its network does on the test data, those that keep such a thing."""
+    for log in logs_of(bench, trained.stage).values():
+        if isinstance(log, TensorBoardLog | MlflowLog | WandbLog):
+            log.tested(test, trained.notes.get("chosen_epoch") or 0)
 
 
 def finished(stage: Stage, base: Trained) -> Trained | None:

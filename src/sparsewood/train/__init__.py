@@ -22,6 +22,7 @@ from sparsewood.train.rates import (
     Warmup,
 )
 from sparsewood.train.settings import Training
+from sparsewood.train.trackers import MlflowLog, WandbLog
 
 __all__ = [
     "SGD",
@@ -39,6 +40,7 @@ __all__ = [
     "InTraining",
     "Log",
     "Logs",
+    "MlflowLog",
     "MultiStep",
     "OneCycle",
     "OptimizerSettings",
@@ -52,6 +54,7 @@ __all__ = [
     "Teacher",
     "TensorBoardLog",
     "Training",
+    "WandbLog",
     "Warmup",
     "fit",
     "make_fabric",

@@ -18,7 +18,7 @@ from sparsewood.train.history import Epoch
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["COLUMNS", "CsvLog", "Log", "Logs", "TensorBoardLog"]
+__all__ = ["COLUMNS", "CsvLog", "Log", "Logs", "TensorBoardLog", "scalars"]
 
 COLUMNS = (
     "epoch",
@@ -126,17 +126,8 @@ class TensorBoardLog:
 
     def write(self, epoch: Epoch, layers: Mapping[str, float]) -> None:
         """One point in each curve."""
-        scalars: dict[str, float | None] = {
-            "train_loss": epoch.loss,
-            "train_acc": epoch.accuracy,
-            "val_loss": epoch.validation_loss,
-            "val_acc": epoch.validation_accuracy,
-            "lr": epoch.rate,
-            "sparsity": epoch.sparsity,
-        }
-        scalars |= {f"{name}_sparsity": value for name, value in layers.items()}
         assert self._writer is not None, "start comes before write"
-        _add(self._writer, scalars, epoch.number)
+        _add(self._writer, scalars(epoch, layers), epoch.number)
         self._writer.flush()
 
     def close(self) -> None:
@@ -152,10 +143,27 @@ class TensorBoardLog:
         writer.close()
 
 
-def _add(writer: SummaryWriter, scalars: Mapping[str, float | None], number: int) -> None:
-    for name, value in scalars.items():
-        if value is not None:
-            writer.add_scalar(name, value, number)
+def scalars(epoch: Epoch, layers: Mapping[str, float]) -> dict[str, float]:
+    """What curves are made of, by key; what is not known is left out.
+
+    >>> scalars(Epoch(1, 0.5, 0.9, rate=0.1), {"fc.weight": 0.25})
+    {'train_loss': 0.5, 'train_acc': 0.9, 'lr': 0.1, 'sparsity': 0.0, 'fc.weight_sparsity': 0.25}
+    """
+    known = {
+        "train_loss": epoch.loss,
+        "train_acc": epoch.accuracy,
+        "val_loss": epoch.validation_loss,
+        "val_acc": epoch.validation_accuracy,
+        "lr": epoch.rate,
+        "sparsity": epoch.sparsity,
+    }
+    known |= {f"{name}_sparsity": value for name, value in layers.items()}
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _add(writer: SummaryWriter, values: Mapping[str, float], number: int) -> None:
+    for name, value in values.items():
+        writer.add_scalar(name, value, number)
 
 
 def _line(values: Iterable[object]) -> str:

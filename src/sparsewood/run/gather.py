@@ -1,0 +1,310 @@
+"""From directories of results to a `Study`: what a report is made of."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sparsewood.errors import SparsewoodError
+from sparsewood.report.checklist import METRICS, Facts, as_report, checklist
+from sparsewood.report.differences import controls_of, paired_differences
+from sparsewood.report.sensitivity import parse_rows
+from sparsewood.report.study import Failure, Memorization, Row, SensitivityCurve, Study
+from sparsewood.run.directory import read_json
+from sparsewood.run.gather_masks import of_masks
+from sparsewood.run.gather_runs import RUN, run_cells
+from sparsewood.run.store import FILE, Store
+from sparsewood.run.sweep_notes import NOTES
+
+__all__ = ["Gathered", "gather"]
+
+SENSITIVITY = "sensitivity.csv"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A study, and the content of its report.json."""
+
+    study: Study
+    report: dict[str, Any]
+
+
+@dataclass
+class Found:
+    """What was found in the directories so far; `cells` are the rows that cells noted, with the directory of each."""
+
+    cells: list[tuple[dict[str, Any], Path]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    facts: list[Facts] = field(default_factory=list)
+    sensitivity: list[SensitivityCurve] = field(default_factory=list)
+    memorization: list[Memorization] = field(default_factory=list)
+    titles: list[str] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
+
+
+def gather(places: Sequence[Path], title: str | None = None) -> Gathered:
+    """What there is in these directories: sweeps, runs, sensitivity analyses, tables of units.
+
+    Several sweeps or runs become one study; problems of one name are one. Raises `SparsewoodError` for a directory in
+    which there is nothing that a report could show.
+    """
+    found = Found()
+    for place in places:
+        _look_into(place, found)
+    found.cells = _each_once(found.cells)
+    rows = [_row(cell) for cell, _ in found.cells]
+    found.failures = _without(found.failures, rows)
+    facts = _joined(found.facts)
+    items = checklist(rows, facts)
+    differences = paired_differences(rows, _controls(rows, facts))
+    study = Study(
+        title or ", ".join(dict.fromkeys(found.titles)) or "sparsewood",
+        rows=rows,
+        failures=found.failures,
+        checklist=items,
+        differences=differences,
+        sensitivity=found.sensitivity,
+        memorization=found.memorization,
+        about=_about(facts, found, rows),
+        definitions=dict(METRICS),
+    )
+    study = replace(study, **of_masks(found.cells))
+    return Gathered(study, as_report(rows, items, found.failures, differences, facts))
+
+
+def _each_once(cells: Sequence[tuple[dict[str, Any], Path]]) -> list[tuple[dict[str, Any], Path]]:
+    """Cells without those that several sweeps or runs have, or that were found twice: they are no further seeds."""
+    found: dict[object, tuple[dict[str, Any], Path]] = {}
+    for cell, place in cells:
+        same = tuple(cell[name] for name in ("problem", "method", "amount", "seed", "accuracy", "recipe"))
+        found.setdefault(cell["hash"] or same, (cell, place))
+    return list(found.values())
+
+
+def _without(failures: Iterable[Failure], rows: Iterable[Row]) -> list[Failure]:
+    """Failures, each once, of what is not there from elsewhere."""
+    there = {(row.problem, row.method, row.amount, row.seed) for row in rows}
+    return [f for f in dict.fromkeys(failures) if (f.problem, f.method, f.amount, f.seed) not in there]
+
+
+def _look_into(place: Path, found: Found) -> None:
+    if not place.exists():
+        raise SparsewoodError(f"'{place}' does not exist. Give directories that sparsewood wrote.")
+    if place.is_file():
+        known = _file(place, found)
+    elif (place / NOTES).is_file() and (place / FILE).is_file():
+        known = _sweep(place, found)
+    elif (place / RUN).is_file():
+        known = run_cells(place, found)
+    else:
+        below = [path for path in sorted(place.iterdir()) if path.is_dir() or path.suffix == ".csv"]
+        known = any([_quietly(path, found) for path in below])
+    if not known:
+        raise SparsewoodError(
+            f"'{place}' holds nothing that a report could show. Give the directory of `sparsewood sweep` or "
+            "`sparsewood run`, or the tables that `sparsewood sensitivity` or `sparsewood inspect --csv` wrote."
+        )
+
+
+def _quietly(path: Path, found: Found) -> bool:
+    if path.is_file():
+        return _file(path, found)
+    if (path / NOTES).is_file() and (path / FILE).is_file():
+        return _sweep(path, found)
+    if (path / RUN).is_file():
+        return run_cells(path, found)
+    table = path / SENSITIVITY
+    return table.is_file() and _file(table, found)
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+def _sweep(place: Path, found: Found) -> bool:
+    notes = read_json(place / NOTES)
+    known = {row["hash"]: row for row in Store(place).rows()}
+    problems, first = {}, {}
+    for name, problem in notes["problems"].items():
+        problems[name] = problem
+        for key, stage in problem["cells"].items():
+            row = known.get(key)
+            directory = place / problem["directory"] / stage
+            if row is not None and row["status"] == "done" and (directory / "cell.json").is_file():
+                cell = read_json(directory / "cell.json")
+                found.cells.append((cell, directory))
+                first.setdefault((name, cell["seed"]), set()).add(cell["first_weights"])
+            else:
+                found.failures.append(_failure(name, stage, row))
+    methods = {f"{name}/{key}": told for name, p in problems.items() for key, told in p["methods"].items()}
+    command = shlex.join(["sparsewood", "sweep", notes["source"], *_options(notes["overrides"])])
+    found.facts.append(
+        Facts(
+            command,
+            problems,
+            methods,
+            {key: frozenset(values) for key, values in first.items()},
+            notes["versions"],
+            notes["machine"],
+            notes["dry_run"],
+        )
+    )
+    found.titles.append(notes["name"])
+    found.begun.append(notes["begun"])
+    return True
+
+
+def _options(overrides: Iterable[str]) -> list[str]:
+    return [word for setting in overrides for word in ("--set", setting)]
+
+
+def _failure(problem: str, stage: str, row: dict[str, Any] | None) -> Failure:
+    if row is None:
+        seed, _, name = stage.partition("/")
+        return Failure(problem, name, 0.0, int(seed.removeprefix("seed-")), "It is not done yet.")
+    return Failure(problem, row["method"], row["amount"], row["seed"], row["error"] or "It is not done yet.")
+
+
+def _row(cell: dict[str, Any]) -> Row:
+    """What a cell noted, as a row of the study."""
+    return Row(
+        problem=cell["problem"],
+        method=cell["method"],
+        role=cell["role"],
+        of=cell["of"],
+        amount=cell["amount"],
+        seed=cell["seed"],
+        accuracy=cell["accuracy"],
+        accuracy5=cell["accuracy5"],
+        before=cell["before"],
+        validation=cell["validation"],
+        train_accuracy=cell.get("train_accuracy"),
+        compression=cell["compression"],
+        speedup=cell["speedup"],
+        size=cell["size"],
+        size_nz=cell["size_nz"],
+        flops=cell["flops"],
+        flops_nz=cell["flops_nz"],
+        bytes=cell["bytes"],
+        latency=cell["latency"],
+        latency_ratio=cell["latency_ratio"],
+        seconds=cell["seconds"],
+        recipe=cell["recipe"],
+        hash=cell["hash"],
+    )
+
+
+def _controls(rows: Sequence[Row], facts: Facts) -> Callable[[Row], dict[str, tuple[str, float]]]:
+    """The controls of a method: of those for all only the ones that are recovered, or trained on, as it is."""
+    every = controls_of(rows)
+
+    def find(row: Row) -> dict[str, tuple[str, float]]:
+        told = facts.methods.get(f"{row.problem}/{row.method}", {})
+        found = {}
+        for name, there in every(row).items():
+            plain = name.partition("_as_")[0]
+            other = facts.methods.get(f"{row.problem}/{there[0]}", {})
+            if other and other.get("family") != told.get("family"):
+                continue
+            if plain.startswith("dense") and there[0] != told.get("control", there[0]):
+                continue
+            found.setdefault(plain, there)
+        for key, other in facts.methods.items():  # a method that is a control by another name stands for it
+            problem, _, name = key.rpartition("/")
+            control = other.get("stands_for")
+            same = problem == row.problem and other.get("family") == told.get("family")
+            if control and same and name != row.method:
+                found.setdefault(control, (name, row.amount))
+        return found
+
+    return find
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _file(path: Path, found: Found) -> bool:
+    """A table of a sensitivity analysis or of units; False for any other file."""
+    if path.suffix != ".csv":
+        return False
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:  # it may be anybody's
+        heads = next(csv.reader(stream), [])
+    if heads[:3] == ["parameter", "sparsity", "top1"]:
+        found.sensitivity += _sensitivity(path)
+        return True
+    if heads[:2] == ["layer", "unit"] and "unitmem" in heads:
+        found.memorization.append(_units(path))
+        return True
+    return False
+
+
+def _sensitivity(path: Path) -> list[SensitivityCurve]:
+    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    rows = parse_rows(path.read_text(encoding="utf-8"), str(path))
+    whole = [row.top1 for row in rows if row.sparsity == 0 and row.top1 is not None]
+    for row in rows:
+        if row.top1 is not None and row.sparsity > 0:
+            curves.setdefault((row.parameter, row.granularity), []).append((row.achieved, row.top1))
+    found = []
+    for (layer, granularity), points in curves.items():
+        start = [(0.0, whole[0])] if whole else []
+        every: list[tuple[float, float]] = sorted([*start, *points])
+        found.append(
+            SensitivityCurve(
+                path.parent.name, layer, granularity, tuple(x for x, _ in every), tuple(y for _, y in every)
+            )
+        )
+    return found
+
+
+def _units(path: Path) -> Memorization:
+    scores: dict[str, list[float | None]] = {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            value = row["unitmem"]
+            dead = row.get("state") == "dead"
+            scores.setdefault(row["layer"], []).append(float(value) if value and not dead else None)
+    return Memorization(str(path), "UnitMem", {layer: tuple(values) for layer, values in scores.items()})
+
+
+# ---------------------------------------------------------------- together
+
+
+def _joined(facts: Sequence[Facts]) -> Facts:
+    first: dict[tuple[str, int], frozenset[str]] = {}
+    for one in facts:
+        for key, values in one.first_weights.items():
+            first[key] = first.get(key, frozenset()) | values
+    return Facts(
+        "; ".join(dict.fromkeys(one.command for one in facts if one.command)),
+        {name: problem for one in facts for name, problem in one.problems.items()},
+        {name: method for one in facts for name, method in one.methods.items()},
+        first,
+        facts[0].versions if facts else {},
+        facts[0].machine if facts else {},
+        any(one.dry_run for one in facts),
+    )
+
+
+def _about(facts: Facts, found: Found, rows: Sequence[Row]) -> dict[str, str]:
+    told = {"command": facts.command} if facts.command else {}
+    if found.begun:
+        told["begun"] = ", ".join(dict.fromkeys(found.begun))
+    if facts.machine:
+        machine = facts.machine
+        told["machine"] = f"{machine.get('cores')} cores, {machine.get('processor')}, {machine.get('platform')}"
+        told["accelerators"] = ", ".join(machine.get("accelerators") or []) or "none"
+    told |= {
+        name: str(value)
+        for name, value in facts.versions.items()
+        if value and name in ("sparsewood", "torch", "python")
+    }
+    if rows:
+        told["networks"] = f"{len(rows):,}"
+        told["work"] = f"{sum(row.seconds for row in rows) / 3600:.2f} hours of one process"
+    if facts.dry_run:
+        told["dry run"] = "one batch of everything: the numbers mean nothing"
+    return told

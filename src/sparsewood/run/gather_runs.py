@@ -1,0 +1,107 @@
+"""Runs of recipes as parts of a study: every variant at every round is a network like those of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsewood.report.checklist import Facts
+from sparsewood.run.directory import read_json
+from sparsewood.run.yamlfile import write
+
+if TYPE_CHECKING:
+    from sparsewood.run.gather import Found
+
+__all__ = ["RUN", "run_cells"]
+
+RUN = "params.json"
+
+
+def run_cells(place: Path, found: Found) -> bool:
+    """Add the networks of a run to what was found; False if it is not finished."""
+    parameters = read_json(place / RUN)
+    if "settings" not in parameters or not list(place.glob("seed-*/evaluation.json")):
+        return False
+    settings = parameters["settings"]
+    problem = f"{parameters['dataset']['name']}, {parameters['model']}"
+    told = {name: value for name, value in settings.items() if name in ("data", "model", "training", "initial")}
+    for path in sorted(place.glob("seed-*/evaluation.json")):
+        dense = False
+        for one in read_json(path)["results"]:
+            control = one["round"] == 0
+            if control and dense:
+                continue
+            dense = dense or control
+            variant = next((v for v in settings["variants"] if v["name"] == one["result"]["strategy"]), {})
+            recipe = write(told if control else {**told, "variant": variant})
+            found.cells.append((_cell(problem, one, recipe, control=control), place / one["result"]["path"]))
+    found.facts.append(
+        Facts(
+            command=f"sparsewood run (recipe {parameters['recipe']}, {parameters['hash'][:12]})",
+            problems={problem: _problem(parameters)},
+            versions=parameters["versions"],
+            machine=parameters["machine"],
+            dry_run=parameters["dry_run"],
+        )
+    )
+    found.titles.append(parameters["recipe"])
+    return True
+
+
+def _cell(problem: str, one: dict[str, Any], recipe: str, *, control: bool) -> dict[str, Any]:
+    """A network of a run, as a cell of a sweep notes it; what a run does not measure is None."""
+    result = one["result"]
+    return {
+        "problem": problem,
+        "method": "dense" if control else result["strategy"],
+        "kind": "dense" if control else "pruned",
+        "role": "control" if control else "method",
+        "of": "",
+        "amount": 1.0 if control else round(1 / one["kept"], 3) if one["kept"] else 0.0,
+        "seed": result["seed"],
+        "accuracy": result["post_acc1"],
+        "accuracy5": result["post_acc5"],
+        "before": None if control else result["pre_acc1"],
+        "validation": one["validation_acc1"],
+        "train_accuracy": one["train_acc1"],
+        "compression": result["real_compression"],
+        "speedup": result["speedup"],
+        "size": result["size"],
+        "size_nz": result["size_nz"],
+        "flops": result["flops"],
+        "flops_nz": result["flops_nz"],
+        "bytes": None,
+        "latency": None,
+        "latency_ratio": None,
+        "seconds": 0.0,
+        "recipe": recipe,
+        "hash": "",
+        "layers": [
+            {
+                "layer": layer["parameter"],
+                "shape": [int(size) for size in layer["shape"].split("x") if size],
+                "size": layer["size"],
+                "kept": layer["kept"],
+            }
+            for layer in one["layers"]
+        ],
+        "bins": [],
+    }
+
+
+def _problem(parameters: dict[str, Any]) -> dict[str, Any]:
+    settings, data = parameters["settings"], parameters["dataset"]
+    return {
+        "data": {
+            "name": data["name"],
+            "settings": settings["data"],
+            "note": data["note"],
+            "examples": data["examples"],
+            "classes": None,
+            "image": None,
+            "augment": settings.get("augment"),
+            "normalization": "as the data set's function says",
+        },
+        "model": {"name": parameters["model"], "settings": settings["model"], "parameters": None, "layers": None},
+        "training": settings["training"],
+    }
