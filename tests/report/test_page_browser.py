@@ -270,3 +270,21 @@ def test_an_empty_study_opens(opened: Open, tmp_path: Path) -> None:
     page = opened(write_page(Study("nothing"), tmp_path / "report.html"))
     assert "There is nothing to show" in page.locator("main").inner_text()
     assert page.locator("main section").count() == 1
+
+
+def test_controls_of_single_methods_are_off_where_there_are_very_many_lines(opened: Open, tmp_path: Path) -> None:
+    rows = [studies.row(name, amount) for name in "abcdefgh" for amount in (2.0, 4.0)]
+    rows += [
+        studies.row(f"{control}_of_{name}", 2.0, role="control", of=name)
+        for name in "abcdefgh"
+        for control in ("random", "scratch")
+    ]
+    page = opened(write_page(Study("many", rows=rows), tmp_path / "many.html"))
+    show_charts(page, 1)
+    boxes = page.locator(".legend input")
+    assert boxes.count() == 24
+    assert page.locator(".legend input:checked").count() == 8
+    page.click(".legend >> text=All")
+    assert page.locator(".legend input:checked").count() == 24
+    page.click("text=Without controls of single methods")
+    assert page.locator(".legend input:checked").count() == 8

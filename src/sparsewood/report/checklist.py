@@ -377,11 +377,9 @@ def _recipes(rows: Sequence[Row], facts: Facts) -> Answer:
 def _claims(rows: Sequence[Row], facts: Facts) -> Answer:
     amounts = sorted({row.amount for row in rows if row.amount > 1})
     seeds = sorted({row.seed for row in rows})
-    problems = [f"{p['model']['name']} on {p['data']['name']}" for p in facts.problems.values()]
-    return (
-        f"What is said here holds for {', '.join(problems)}, compressions {', '.join(f'{a:g}' for a in amounts)}, seeds "
-        f"{', '.join(map(str, seeds))} and the trainings stated; other settings were not tried."
-    ), ""
+    problems = ", ".join(f"{p['model']['name']} on {p['data']['name']}" for p in facts.problems.values())
+    tried = f"compressions {', '.join(f'{a:g}' for a in amounts)}, seeds {', '.join(map(str, seeds))}"
+    return f"This holds for {problems}, {tried} and the trainings stated; other settings were not tried.", ""
 
 
 def _code(rows: Sequence[Row], facts: Facts) -> Answer:  # noqa: ARG001

@@ -25,11 +25,11 @@ from sparsewood.criteria import Criterion, Magnitude, Random
 from sparsewood.errors import SparsewoodError
 from sparsewood.granularity import Coupled, Element
 from sparsewood.pruning import Pruning
+from sparsewood.recovery import Reinitialize, Scratch
 from sparsewood.run.canonical import canonical, digest
 from sparsewood.run.experiment import controls as control_trainings
 from sparsewood.run.grid import Grid, Problem
 from sparsewood.run.recipe import Recipe, Variant, cell_hash
-from sparsewood.recovery import Reinitialize, Scratch
 from sparsewood.schedules import OneShot
 from sparsewood.train.settings import Training
 from sparsewood.types import Sparsity

@@ -503,6 +503,7 @@ def inspect_(
     top: int | None = None,
     csv: Path | None = None,
     png: Path | None = None,
+    activations: Path | None = None,
 ) -> None:
     """Show which channels, neurons and attention heads of a model hang together, and which cannot be removed and why.
 
@@ -567,10 +568,13 @@ def inspect_(
         Write a line for each unit there.
     png
         Draw the images of the units that memorize most there.
+    activations
+        Write the mean activation of every unit for every image to this new directory; sparsewood report shows it.
     """
     options = {
         "data": data, "data_dir": data_dir, "weights": weights, "images": images, "augment": augment,
         "augmentations": augmentations, "batch_size": batch_size, "threshold": threshold, "negative": negative,
+        "activations": activations,
     }  # fmt: skip
     if units:
         _refuse("--units does not go with", {"input_shape": input_shape, "explain": explain, "svg": svg, "dot": dot})

@@ -112,11 +112,8 @@ class RayEngine:
         self, order: Order, jobs: int | None, address: str | None, memory: int | None, retries: int = 1
     ) -> None:
         ray = _ray()
-        settings = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        own: dict[str, Any] = {} if address else {"num_cpus": jobs or os.cpu_count(), "include_dashboard": False}
-        ray.init(
-            address=address, runtime_env={"env_vars": settings}, log_to_driver=False, logging_level="ERROR", **own
-        )  # fmt: skip
+        self._environment = dict(os.environ)  # Ray sets variables of its own
+        ray.init(log_to_driver=False, logging_level="ERROR", **_cluster(jobs, address))
         self._ray = ray
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": retries}
         if memory is not None:
@@ -157,6 +154,18 @@ class RayEngine:
             with contextlib.suppress(Exception):
                 self._ray.cancel(reference, force=True)
         self._ray.shutdown()
+        for name in os.environ.keys() - self._environment.keys():
+            del os.environ[name]
+
+
+def _cluster(jobs: int | None, address: str | None) -> dict[str, Any]:
+    """How to reach a cluster, whose workers get the variables that matter; or one that is started here and has them."""
+    if address is None:
+        return {"num_cpus": jobs or os.cpu_count(), "include_dashboard": False}
+    return {
+        "address": address,
+        "runtime_env": {"env_vars": {name: os.environ[name] for name in PASSED_ON if name in os.environ}},
+    }
 
 
 def _ray() -> Any:

@@ -17,6 +17,7 @@ from sparsewood.report.study import Failure, Memorization, Row, SensitivityCurve
 from sparsewood.run.directory import read_json
 from sparsewood.run.gather_masks import of_masks
 from sparsewood.run.gather_runs import RUN, run_cells
+from sparsewood.run.gather_units import is_matrix, of_matrix, of_table
 from sparsewood.run.store import FILE, Store
 from sparsewood.run.sweep_notes import NOTES
 
@@ -96,10 +97,8 @@ def _look_into(place: Path, found: Found) -> None:
         raise SparsewoodError(f"'{place}' does not exist. Give directories that sparsewood wrote.")
     if place.is_file():
         known = _file(place, found)
-    elif (place / NOTES).is_file() and (place / FILE).is_file():
-        known = _sweep(place, found)
-    elif (place / RUN).is_file():
-        known = run_cells(place, found)
+    elif _is_known(place):
+        known = _directory(place, found)
     else:
         below = [path for path in sorted(place.iterdir()) if path.is_dir() or path.suffix == ".csv"]
         known = any([_quietly(path, found) for path in below])
@@ -110,15 +109,24 @@ def _look_into(place: Path, found: Found) -> None:
         )
 
 
+def _is_known(place: Path) -> bool:
+    return (place / NOTES).is_file() or (place / RUN).is_file() or (place / SENSITIVITY).is_file() or is_matrix(place)
+
+
+def _directory(place: Path, found: Found) -> bool:
+    """What one command wrote to a directory; False if there is nothing in it that can be shown."""
+    if (place / NOTES).is_file():
+        return (place / FILE).is_file() and _sweep(place, found)
+    if (place / RUN).is_file():
+        return run_cells(place, found)
+    if is_matrix(place):
+        found.memorization.append(of_matrix(place))
+        return True
+    return (place / SENSITIVITY).is_file() and _file(place / SENSITIVITY, found)
+
+
 def _quietly(path: Path, found: Found) -> bool:
-    if path.is_file():
-        return _file(path, found)
-    if (path / NOTES).is_file() and (path / FILE).is_file():
-        return _sweep(path, found)
-    if (path / RUN).is_file():
-        return run_cells(path, found)
-    table = path / SENSITIVITY
-    return table.is_file() and _file(table, found)
+    return _file(path, found) if path.is_file() else _directory(path, found)
 
 
 # ---------------------------------------------------------------- sweeps
@@ -236,7 +244,7 @@ def _file(path: Path, found: Found) -> bool:
         found.sensitivity += _sensitivity(path)
         return True
     if heads[:2] == ["layer", "unit"] and "unitmem" in heads:
-        found.memorization.append(_units(path))
+        found.memorization.append(of_table(path))
         return True
     return False
 
@@ -258,16 +266,6 @@ def _sensitivity(path: Path) -> list[SensitivityCurve]:
             )
         )
     return found
-
-
-def _units(path: Path) -> Memorization:
-    scores: dict[str, list[float | None]] = {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            value = row["unitmem"]
-            dead = row.get("state") == "dead"
-            scores.setdefault(row["layer"], []).append(float(value) if value and not dead else None)
-    return Memorization(str(path), "UnitMem", {layer: tuple(values) for layer, values in scores.items()})
 
 
 # ---------------------------------------------------------------- together

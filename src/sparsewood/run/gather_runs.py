@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsewood.report.checklist import Facts
 from sparsewood.run.directory import read_json
+from sparsewood.run.gather_units import of_levels
 from sparsewood.run.yamlfile import write
 
 if TYPE_CHECKING:
@@ -25,16 +27,20 @@ def run_cells(place: Path, found: Found) -> bool:
     settings = parameters["settings"]
     problem = f"{parameters['dataset']['name']}, {parameters['model']}"
     told = {name: value for name, value in settings.items() if name in ("data", "model", "training", "initial")}
-    for path in sorted(place.glob("seed-*/evaluation.json")):
+    results = [read_json(path)["results"] for path in sorted(place.glob("seed-*/evaluation.json"))]
+    amounts = _amounts(results)
+    for seed in results:
         dense = False
-        for one in read_json(path)["results"]:
+        for one in seed:
             control = one["round"] == 0
             if control and dense:
                 continue
             dense = dense or control
             variant = next((v for v in settings["variants"] if v["name"] == one["result"]["strategy"]), {})
             recipe = write(told if control else {**told, "variant": variant})
-            found.cells.append((_cell(problem, one, recipe, control=control), place / one["result"]["path"]))
+            amount = 1.0 if control else amounts.get((one["result"]["strategy"], one["round"]), 0.0)
+            cell = _cell(problem, one, recipe, amount, control=control)
+            found.cells.append((cell, place / one["result"]["path"]))
     found.facts.append(
         Facts(
             command=f"sparsewood run (recipe {parameters['recipe']}, {parameters['hash'][:12]})",
@@ -44,11 +50,20 @@ def run_cells(place: Path, found: Found) -> bool:
             dry_run=parameters["dry_run"],
         )
     )
+    found.memorization += of_levels(place)
     found.titles.append(parameters["recipe"])
     return True
 
 
-def _cell(problem: str, one: dict[str, Any], recipe: str, *, control: bool) -> dict[str, Any]:
+def _amounts(results: Sequence[Sequence[dict[str, Any]]]) -> dict[tuple[str, int], float]:
+    """The compression of the prunable weights by variant and round: the mean over seeds, so that they are one point."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for one in (one for seed in results for one in seed if one["kept"]):
+        found.setdefault((one["result"]["strategy"], one["round"]), []).append(1 / one["kept"])
+    return {key: round(sum(values) / len(values), 3) for key, values in found.items()}
+
+
+def _cell(problem: str, one: dict[str, Any], recipe: str, amount: float, *, control: bool) -> dict[str, Any]:
     """A network of a run, as a cell of a sweep notes it; what a run does not measure is None."""
     result = one["result"]
     return {
@@ -57,7 +72,7 @@ def _cell(problem: str, one: dict[str, Any], recipe: str, *, control: bool) -> d
         "kind": "dense" if control else "pruned",
         "role": "control" if control else "method",
         "of": "",
-        "amount": 1.0 if control else round(1 / one["kept"], 3) if one["kept"] else 0.0,
+        "amount": amount,
         "seed": result["seed"],
         "accuracy": result["post_acc1"],
         "accuracy5": result["post_acc5"],

@@ -258,7 +258,7 @@ def _mentions(node: Node) -> bool:
         return any(map(_mentions, node.value.values()))
     if isinstance(node.value, list):
         return any(map(_mentions, node.value))
-    return node.value in AMOUNTS if isinstance(node.value, str) else False
+    return isinstance(node.value, str) and node.value.startswith("$")
 
 
 def _amounts(compression: float) -> dict[str, float]:

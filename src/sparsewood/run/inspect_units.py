@@ -51,6 +51,7 @@ class UnitSettings:
         negative: layers with activations below 0, for which UnitMem is not defined: "skip" leaves it out there, with
             "absolute" it is that of absolute values.
         weights: a file, or a directory that `sparsewood run` or `sparsewood shrink` wrote; None for new weights.
+        activations: a new directory for the mean activation of every unit for every image.
     """
 
     data: Annotated[Call, OfKind("data")]
@@ -61,6 +62,7 @@ class UnitSettings:
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
     negative: Literal["skip", "absolute"] = "skip"
     weights: Path | None = None
+    activations: Path | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -188,6 +190,7 @@ def look(
             model, images, settings.augment, settings.augmentations, batch_size=settings.batch_size,
             negative=settings.negative, layers=[glob.escape(name) for name in layers], structure=structure,
             generator=generator_for(SEED, "augment"), progress=lambda _: advance("UnitMem", 1),
+            activations=settings.activations,
         )  # fmt: skip
         left_out |= {name: "activations below 0 under augmentations" for name in layers if name not in found.scores}
     rows = tuple(_rows(liveness, found, left_out, split, numbers))

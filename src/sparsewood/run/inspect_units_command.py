@@ -142,6 +142,8 @@ def _write(report: UnitReport, name: str, settings: UnitSettings, top: int, file
     if files.png is not None:
         save_figure(_picture(report, name, settings, top), files.png)
         written.append(files.png)
+    if settings.activations is not None:
+        written.append(settings.activations)
     if files.json is not None:
         text = json.dumps(_values(report, name, settings), allow_nan=False)
         if files.json == "-":

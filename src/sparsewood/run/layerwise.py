@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparsewood.allocation import PerLayer
 from sparsewood.criteria import Magnitude, Random
+from sparsewood.errors import SparsewoodError
 from sparsewood.measurement.counting import count
 from sparsewood.pruning import Pruning
 from sparsewood.run.bench import Bench
@@ -82,16 +83,24 @@ def narrowed(model: nn.Module, example: Any, parameters: int) -> nn.Module:
     """
     low, high = 0.0, 1.0
     best: nn.Module | None = None
+    narrowest: nn.Module | None = None
+    reason: SparsewoodError | None = None
     structure = trace(model, example)
     for _ in range(STEPS):
         share = (low + high) / 2
-        small = shrink(
-            model, example, share, criterion=Magnitude(), scope=PerLayer(), structure=structure, verify=False
-        ).model
+        try:
+            small = shrink(
+                model, example, share, criterion=Magnitude(), scope=PerLayer(), structure=structure, verify=False
+            ).model
+        except SparsewoodError as error:  # so large a share leaves some layer without units
+            high, reason = share, error
+            continue
         if count(small).params <= parameters:
             high, best = share, small
         else:
-            low = share
-    if best is None:
-        best = shrink(model, example, high, scope=PerLayer(), structure=structure, verify=False).model
-    return best
+            low, narrowest = share, small
+    found = narrowest if best is None else best
+    if found is None:
+        assert reason is not None
+        raise reason
+    return found

@@ -11,6 +11,13 @@ page.state = {
   off: new Set(), // names of the series that are switched off
 };
 
+// Where there are very many lines, the controls of single methods are switched off to begin with.
+page.MOST_LINES = 20;
+page.isCommon = (series) => series.role === "method" || !series.of;
+if (page.study.series.length > page.MOST_LINES) {
+  page.state.off = new Set(page.study.series.filter((series) => !page.isCommon(series)).map((series) => series.name));
+}
+
 page.listeners = [];
 page.onChange = (listener) => page.listeners.push(listener);
 page.changed = () => page.listeners.forEach((listener) => listener());

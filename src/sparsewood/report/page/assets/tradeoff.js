@@ -48,6 +48,7 @@ page.legend = (host) => {
   };
   const group = page.make("div", { class: "group small" }, page.make("span", { class: "caption" }, "Shown in charts and tables:"),
     page.button("All", only(() => true)), page.button("None", only(() => false)),
+    page.button("Without controls of single methods", only(page.isCommon)),
     page.button("Methods only", only((series) => series.role === "method")), page.button("Controls only", only((series) => series.role === "control")));
   host.append(page.make("div", { class: "legend", role: "group", "aria-label": "Methods and controls" }, group, list));
   const sync = () => { boxes.forEach((box, place) => { box.checked = page.isOn(page.study.series[place].name); }); draw(); };
