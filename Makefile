@@ -41,7 +41,7 @@ unit: $(VENV)/.dev  ## the quick tests only
 	@touch $@
 
 test-ray: .venv-ray/.made  ## sweeps on a Ray cluster of this machine: the same numbers, workers and drivers killed
-	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest -p no:cacheprovider tests/run/test_sweep_ray.py
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest --timeout 900 tests/run/test_sweep_ray.py
 
 docs: $(VENV)/.dev  ## the documentation, built into site/, every link checked
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict --quiet

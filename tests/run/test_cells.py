@@ -12,7 +12,17 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.granularity import Coupled, Filter
 from sparsewood.pruning import Pruning
 from sparsewood.recovery import FineTune, Reinitialize, Rewind, RewindRate, Scratch
-from sparsewood.run.cells import Cell, Plan, cells_of, family_of, layer_control, plainest, stands_for, total_epochs
+from sparsewood.run.cells import (
+    Cell,
+    Plan,
+    cells_of,
+    dense_trainings,
+    family_of,
+    layer_control,
+    plainest,
+    stands_for,
+    total_epochs,
+)
 from sparsewood.run.grid import Problem, load_grid, parse_grid
 from sparsewood.run.recipe import Recipe, Variant, parse_recipe
 from sparsewood.schedules import Geometric, OneShot
@@ -21,7 +31,9 @@ from sparsewood.types import Sparsity
 
 SNIP = "{at_step: 0, pruning: {criterion: WeightTimesGradient, recovery: {name: Rewind, step: 0}}}"
 LAMP_ = "{pruning: {criterion: LAMP}}"
-RIGL = "{dynamics: {name: RigL, sparsity: $sparsity, every: 9}, pruning: {unit: step, recovery: {name: Rewind, step: 0}}}"
+RIGL = (
+    "{dynamics: {name: RigL, sparsity: $sparsity, every: 9}, pruning: {unit: step, recovery: {name: Rewind, step: 0}}}"
+)
 UNITS = "{pruning: {criterion: FilterNorm, granularity: Coupled}}"
 GRADUAL = "{pruning: {schedule: {name: Cubic, final: $sparsity}, rounds: 4, unit: step, every: 2}}"
 SHIPPED = Path(__file__).parents[2] / "recipes" / "grids" / "state-of-pruning.yaml"
@@ -113,7 +125,23 @@ def test_every_way_of_recovery_has_its_own_controls() -> None:
     methods = f"{{lamp: {LAMP_}, snip: {SNIP}, rigl: {RIGL}, units: {UNITS}, gradual: {GRADUAL}}}"
     found = methods_of(cells(methods, "[4]", "seeds: 1"))
     plain = {name for name in found if name.partition("_as_")[0] in ("random", "magnitude")}
-    assert plain == {"random", "magnitude", *(f"{n}_as_{m}" for n in ("random", "magnitude") for m in ("snip", "units"))}
+    assert plain == {
+        "random",
+        "magnitude",
+        *(f"{n}_as_{m}" for n in ("random", "magnitude") for m in ("snip", "units")),
+    }
+
+
+def test_controls_of_several_rounds_are_trained_as_often() -> None:
+    """[8.3] The same fine-tuning schedule for all: what is trained three times is compared with what is."""
+    iterative = "{pruning: {criterion: LAMP, rounds: 3, schedule: {name: Levels, amounts: [0.3, 0.6, $sparsity]}}}"
+    plan = plans(f"{{once: {LAMP_}, often: {iterative}}}", "[4]", "seeds: 1", "training: {epochs: 5}")[0]
+    trained = {cell.method: plan.recipe.variant(cell.variant) for cell in plan.cells if cell.kind == "pruned"}
+    assert {name: total_epochs(plan.recipe, one) for name, one in trained.items()} == {
+        **{"once": 10, "random": 10, "magnitude": 10},
+        **{"often": 20, "random_as_often": 20, "magnitude_as_often": 20},
+    }
+    assert {event.amount for event in trained["random_as_often"].pruning.plan} == {Sparsity(0.75)}
 
 
 def test_controls_of_dynamics_are_cut_where_their_training_begins() -> None:
@@ -133,12 +161,23 @@ def test_each_dense_control_is_trained_as_the_methods_are() -> None:
     }
 
 
+def test_a_dense_control_where_trained_weights_are_trained_again() -> None:
+    """Such a network has two trainings behind it, and the dense one must have, too."""
+    again = "{pruning: {criterion: LAMP, recovery: {name: RewindRate, step: 0}}}"
+    plan = plans(f"{{again: {again}}}", "[4]", "seeds: 1")[0]
+    (tuned,) = [plan.recipe.variant(cell.variant) for cell in plan.cells if cell.kind == "tuned"]
+    assert tuned.pruning.recovery == RewindRate(0)
+    assert dense_trainings(tuned) == 1
+    assert [dense_trainings(one) for one in (variant(recovery=Rewind(0)), variant(recovery=Scratch()))] == [0, 0]
+
+
 def test_no_dense_control_where_the_dense_training_is_repeated() -> None:
     assert "dense_tuned" not in methods_of(cells(f"{{snip: {SNIP}}}"))
 
 
 def test_each_cell_comes_after_those_that_it_needs() -> None:
-    methods = f"{{b: {{masks_from: a, shuffled: true}}, a: {{}}, c: {{matched_to: a, pruning: {{criterion: LAMP}}}}, snip: {SNIP}}}"
+    taken = "b: {masks_from: a, shuffled: true}, a: {}, c: {matched_to: a, pruning: {criterion: LAMP}}"
+    methods = f"{{{taken}, snip: {SNIP}}}"
     for plan in plans(methods):
         known: set[str] = set()
         for cell in plan.cells:
@@ -214,7 +253,11 @@ def test_changing_a_method_changes_those_that_take_its_masks() -> None:
 
     before, after = of(SNIP), of("{at_step: 0, pruning: {criterion: SynFlow, recovery: {name: Rewind, step: 0}}}")
     changed = {key[0] for key in before if after.get(key) != before[key]}
-    every = {"a", "b", *(f"{control}_of_{m}" for control in ("random_layers", "magnitude_layers", "scratch") for m in "ab")}
+    every = {
+        "a",
+        "b",
+        *(f"{control}_of_{m}" for control in ("random_layers", "magnitude_layers", "scratch") for m in "ab"),
+    }
     assert changed == every
 
 
@@ -255,9 +298,13 @@ def variant(**values: object) -> Variant:
 
 
 def test_plainest_keeps_recovery_and_units_alone() -> None:
-    given = variant(criterion=LAMP(), recovery=Rewind(3), schedule=Geometric(0.5), rounds=3, iterations=2, exclude=("a",))
+    given = variant(
+        criterion=LAMP(), recovery=Rewind(3), schedule=Geometric(0.5), rounds=3, iterations=2, exclude=("a",)
+    )
     plain = plainest(given, Random(), 4.0)
     assert plain.pruning == Pruning(Random(), OneShot(Sparsity(0.75)), recovery=Rewind(3), exclude=("a",))
+    often = plainest(variant(criterion=LAMP(), schedule=Geometric(0.5), rounds=3), Random(), 4.0)
+    assert [(event.step, event.amount) for event in often.pruning.plan] == [(k, Sparsity(0.75)) for k in range(3)]
     units = plainest(variant(granularity=Coupled()), Magnitude(), 4.0)
     assert units.pruning.plan[0].amount == Sparsity(0.5)
 
@@ -284,7 +331,7 @@ def test_what_stands_for_a_control(given: Variant, standing: str | None) -> None
         (variant(criterion=Random()), "random_layers"),
         (variant(granularity=Coupled()), "magnitude_layers"),
         (variant(criterion=LAMP()), None),
-        (variant(granularity=Filter()), None),  # the control is of single weights
+        (variant(granularity=Filter()), "magnitude_layers"),  # which is of filters, too
         (variant(schedule=Geometric(0.5), rounds=2), None),  # the control is one cut
         (variant(iterations=3), None),
         (variant(unit="step", every=2), None),
@@ -295,8 +342,14 @@ def test_what_is_its_own_control_by_layers(given: Variant, control: str | None) 
 
 
 def test_families_are_alike_in_all_but_the_choice() -> None:
-    assert family_of(variant()) == family_of(variant(criterion=LAMP(), schedule=Geometric(0.5), rounds=3))
+    assert family_of(variant()) == family_of(variant(criterion=LAMP(), schedule=OneShot(0.1), iterations=3))
+    assert family_of(variant()) == family_of(variant(schedule=Geometric(0.5), rounds=3, independent=True))
+    assert family_of(variant(recovery=Rewind(0))) == family_of(
+        variant(recovery=Rewind(0), schedule=Geometric(0.5), rounds=3)
+    )
     others = [
+        variant(schedule=Geometric(0.5), rounds=3),
+        variant(schedule=Geometric(0.5), rounds=4),
         variant(recovery=Rewind(0)),
         variant(recovery=Rewind(0), at_step=0),
         variant(granularity=Coupled()),
@@ -331,14 +384,17 @@ def test_epochs_from_the_first_weights_on(given: Variant, epochs: int) -> None:
 def test_epochs_of_masks_that_are_anothers_are_those_of_one_training() -> None:
     text = """
 {name: r, data: digits, model: small_conv, training: {epochs: 10}, retraining: {epochs: 3},
- pruning: {schedule: {name: Geometric, rate: 0.5}, rounds: 4}, variants: {a: {}, b: {masks_from: a}, c: {matched_to: a}}}
+ pruning: {schedule: {name: Geometric, rate: 0.5}, rounds: 4},
+ variants: {a: {}, b: {masks_from: a}, c: {matched_to: a}}}
 """
     recipe = parse_recipe(text)
     assert {name: total_epochs(recipe, recipe.variant(name)) for name in "abc"} == {"a": 22, "b": 13, "c": 22}
 
 
 def test_epochs_without_a_dense_training() -> None:
-    recipe: Recipe = parse_recipe("{name: r, data: digits, model: small_conv, training: {epochs: 10}, train_dense: false}")
+    recipe: Recipe = parse_recipe(
+        "{name: r, data: digits, model: small_conv, training: {epochs: 10}, train_dense: false}"
+    )
     assert total_epochs(recipe, variant(recovery=Rewind(0))) == 10
     assert total_epochs(recipe, variant(retraining=Training(epochs=3))) == 3
 
@@ -351,7 +407,9 @@ def test_a_small_dense_network_is_trained_as_long_as_the_longest() -> None:
 
 
 def test_problems_have_directories_of_their_own() -> None:
-    problems = "problems: {a: {data: digits, model: small_conv}, b: {data: digits, model: {name: small_conv, hidden: 8}}}"
+    problems = (
+        "problems: {a: {data: digits, model: small_conv}, b: {data: digits, model: {name: small_conv, hidden: 8}}}"
+    )
     found = plans("{m: {}}", "[2]", problems, "output: out")
     assert len({plan.directory for plan in found}) == 2
     assert {plan.directory.parent for plan in found} == {Path("out/g")}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparsewood.criteria import LAMP, Magnitude, Random
 from sparsewood.data import digits
 from sparsewood.errors import SparsewoodError
-from sparsewood.granularity import Coupled, Filter
+from sparsewood.granularity import NM, Coupled, Filter
 from sparsewood.masks import apply_masks
 from sparsewood.measurement.counting import count
 from sparsewood.models import small_conv
@@ -71,17 +71,56 @@ def test_as_many_of_every_layer_go_as_of_the_source(bench: Bench, source: str, c
     assert {name: mask.shape for name, mask in found.items()} == {n: mask.shape for n, mask in given_masks.items()}
 
 
+@pytest.mark.parametrize("criterion", [Random(), Magnitude()])
+def test_filters_go_as_filters(bench: Bench, criterion: Random | Magnitude) -> None:
+    model = network()
+    source = prune(model, LAMP(), 0.5, granularity=Filter())
+    found = masks_by_layer(bench, Pruning(criterion, granularity=Filter()), model, source, generator())
+    assert removed(found) == removed(source)
+    assert sum(removed(found).values()) > 0
+    for name, mask in found.items():
+        whole = mask.flatten(1)
+        assert torch.equal(whole.any(1), whole.all(1)), name
+        size = dict(model.named_parameters())[name].detach().abs().flatten(1).sum(1)
+        if isinstance(criterion, Magnitude) and 0 < int(whole.any(1).sum()) < len(whole):
+            assert size[whole.any(1)].min() >= size[~whole.any(1)].max(), name
+    other = masks_by_layer(bench, Pruning(Random(), granularity=Filter()), model, source, generator(9))
+    assert any(not torch.equal(other[name], found[name]) for name in found)
+
+
+@pytest.mark.parametrize("criterion", [Random(), Magnitude()])
+def test_patterns_go_as_patterns(bench: Bench, criterion: Random | Magnitude) -> None:
+    model = network()
+    source = prune(model, LAMP(), granularity=NM(2, 4), exclude=["features.0.weight"])
+    found = masks_by_layer(bench, Pruning(criterion, granularity=NM(2, 4)), model, source, generator())
+    assert removed(found) == removed(source)
+    hidden = found["hidden.weight"]
+    assert hidden.unflatten(1, (-1, 4)).sum(-1).unique().tolist() == [2]
+    assert not torch.equal(hidden, source["hidden.weight"]) or isinstance(criterion, Magnitude)
+
+
+@pytest.mark.parametrize("criterion", [Random(), Magnitude()])
+def test_what_was_not_made_of_filters_is_counted_in_single_weights(bench: Bench, criterion: Random | Magnitude) -> None:
+    model = network()
+    source = prune(model, LAMP(), 0.83)
+    found = masks_by_layer(bench, Pruning(criterion, granularity=Filter()), model, source, generator())
+    assert removed(found) == removed(source)
+
+
 def test_the_largest_stay(bench: Bench) -> None:
     model, parameters = network(), dict(network().named_parameters())
-    found = masks_by_layer(bench, Pruning(Magnitude()), model, prune(model, Random(), 0.7, generator=generator()), generator())
+    found = masks_by_layer(
+        bench, Pruning(Magnitude()), model, prune(model, Random(), 0.7, generator=generator()), generator()
+    )
     for name, mask in found.items():
         size = parameters[name].detach().abs()
         assert float(size[~mask].max()) <= float(size[mask].min()), name
 
 
 def test_of_equal_size_exactly_as_many_go_those_that_come_last(bench: Bench) -> None:
-    model = nn.Sequential(nn.Linear(10, 4), nn.Linear(4, 2))
-    nn.init.ones_(model[0].weight)
+    layer = nn.Linear(10, 4)
+    nn.init.ones_(layer.weight)
+    model = nn.Sequential(layer, nn.Linear(4, 2))
     mask = torch.ones(4, 10, dtype=torch.bool)
     mask.view(-1)[::4] = False
     found = masks_by_layer(bench, Pruning(Magnitude()), model, Masks({"0.weight": mask}), generator())["0.weight"]
@@ -104,7 +143,8 @@ def test_chance_is_uniform_within_a_layer(bench: Bench) -> None:
     model = nn.Sequential(nn.Linear(10, 4))
     given_masks = Masks({"0.weight": mask.view(4, 10)})
     drawn = [
-        masks_by_layer(bench, Pruning(Random()), model, given_masks, generator(k))["0.weight"].double() for k in range(400)
+        masks_by_layer(bench, Pruning(Random()), model, given_masks, generator(k))["0.weight"].double()
+        for k in range(400)
     ]
     kept = torch.stack(drawn).sum(0)  # binomial: mean 100, deviation 8.7
     assert kept.min() > 60

@@ -246,7 +246,9 @@ def test_places_without_results_and_libraries_that_nobody_knows(tmp_path: Path, 
 # ---------------------------------------------------------------- damage
 
 
-@pytest.mark.parametrize("content", [b"no database at all, but long enough to be looked at" * 40, b"SQLite format 3\x00" * 90])
+@pytest.mark.parametrize(
+    "content", [b"no database at all, but long enough to be looked at" * 40, b"SQLite format 3\x00" * 90]
+)
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
     for read in (Store, open_results):

@@ -40,6 +40,7 @@ WORDS: dict[Across, str] = {
 }
 RATIOS = ("compression", "speedup")
 LETTERS = 48
+MOST_LINES = 20  # as on the page: with more, controls of single methods are left out
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def accuracy_curves(
 
     Points are means over the seeds of a method at one amount, bars one sample standard deviation (n - 1) in both
     directions; the x axis is logarithmic. Networks of controls that are not pruned are a line at their mean with a band
-    of one standard deviation; other controls have hollow markers. Methods have the same look in every panel. Rings and
-    a dotted line mark the Pareto front of the means of all methods and pruned controls (`report.fronts.pareto_front`).
+    of one standard deviation; other controls have hollow markers. Methods have the same look in every panel. With more
+    than 20 lines, controls of single methods (`Row.of`) are left out, and the label of the y axis says so. Rings and a
+    dotted line mark the Pareto front of the means of what is drawn and pruned (`report.fronts.pareto_front`).
 
     Args:
         rows: networks, as of `Study.rows`. Those without the value on the x axis, or with an infinite one, are left
@@ -79,6 +81,7 @@ def accuracy_curves(
         raise UnknownName.among("x axis of accuracy curves", across, FIELDS)
     chosen = of_problem(require_some(rows, "network"), problem)
     problems = list(dict.fromkeys(row.problem for row in chosen))
+    chosen, hidden = _readable(chosen)
     known = [row for row in chosen if _known(row, across) or _is_dense(row)]
     if not can_draw(known, across):
         raise SparsewoodError(
@@ -87,13 +90,14 @@ def accuracy_curves(
         )
     names = list(dict.fromkeys(_series(row) for row in known if not _is_dense(row)))
     looks = {name: Look.of(number) for number, name in enumerate(names)}
-    figure, drawn = panels(len(problems))
+    figure, drawn = panels(len(problems), height=max(3.7, (0.19 * len(names) + 0.6) / math.ceil(len(problems) / 3)))
     for axes, one in zip(drawn, problems, strict=True):
         own = [row for row in known if row.problem == one]
         _draw(axes, own, across, looks, pareto=pareto)
         lacking = sum(row.problem == one for row in chosen) - len(own)
         axes.set_title(one + (f" ({lacking} networks without a value)" if lacking else ""), fontsize=9, loc="left")
-    drawn[0].set_ylabel(f"test accuracy [%]\nmean and sample standard deviation, {_seeds(known)}", fontsize=8.5)
+    without = f"\nwithout {hidden} controls of single methods" if hidden else ""
+    drawn[0].set_ylabel(f"test accuracy [%]\nmean and sample standard deviation, {_seeds(known)}{without}", fontsize=8.5)
     _legend(figure, drawn)
     return finish(figure, path)
 
@@ -101,6 +105,15 @@ def accuracy_curves(
 def can_draw(rows: Iterable[Row], across: Across) -> bool:
     """Whether there is a pruned network with a finite value on that axis."""
     return any(_known(row, across) and not _is_dense(row) for row in rows)
+
+
+def _readable(rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """Without the controls of single methods if there are too many lines for one drawing, and how many those are."""
+    pruned = {_series(row) for row in rows if not _is_dense(row)}
+    single = {_series(row) for row in rows if row.role == "control" and row.of}
+    if len(pruned) <= MOST_LINES or not single or not pruned - single:
+        return list(rows), 0
+    return [row for row in rows if _series(row) not in single], len(single)
 
 
 def _draw(axes: Axes, rows: Sequence[Row], across: Across, looks: dict[tuple[str, str], Look], *, pareto: bool) -> None:
@@ -209,7 +222,7 @@ def _series(row: Row) -> tuple[str, str]:
 
 def _label(name: tuple[str, str]) -> str:
     method, of = name
-    return middle_cut(f"{method} (control of {of})" if of else method, LETTERS)
+    return middle_cut(f"{method} (control of {of})" if of and not method.endswith(of) else method, LETTERS)
 
 
 def _is_dense(row: Row) -> bool:

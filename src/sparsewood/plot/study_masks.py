@@ -28,7 +28,8 @@ ACROSS = 64  # units in a line
 def mask_overlap(overlaps: Iterable[Overlap], *, path: Path = None) -> Figure:
     """A heat map for each comparison, with the Jaccard index of every two masks in it (`report.overlap`).
 
-    Colours go from 0 to 1 in all of them. The title says what independent random masks would have, where that is known.
+    Colours go from 0 to 1 in all of them. The title says what independent random masks would have, where that is known:
+    from the least to the most of all pairs, or their mean.
     With more than 30 names the numbers are left out. Raises `SparsewoodError` if there is none, or matplotlib is
     missing.
     """
@@ -47,12 +48,20 @@ def mask_overlap(overlaps: Iterable[Overlap], *, path: Path = None) -> Figure:
         if len(names) <= MOST_NUMBERS:
             _write_numbers(axes, values)
         between = f"seeds of {one.of}" if one.between == "seeds" and one.of else one.between
-        chance = "" if one.chance is None else f"; by chance {one.chance:.2f}"
+        chance = _by_chance(one)
         axes.set_title(f"{heading(one.problem, amount=one.amount)}\nbetween {between}{chance}", fontsize=8.5)
     bar = figure.colorbar(drawn[0].images[0], ax=drawn, shrink=0.7, pad=0.02)
     bar.set_label("kept by both / kept by any of the two", fontsize=8)
     bar.ax.tick_params(labelsize=7.5)
     return finish(figure, path)
+
+
+def _by_chance(one: Overlap) -> str:
+    pairs = [f"{value:.2f}" for number, row in enumerate(one.chances) for value in row[:number]]
+    if pairs:
+        low, high = min(pairs, key=float), max(pairs, key=float)
+        return f"; by chance {low}" if low == high else f"; by chance {low} to {high}, by pair"
+    return "" if one.chance is None else f"; by chance {one.chance:.2f}"
 
 
 def _write_numbers(axes: Axes, values: np.ndarray) -> None:

@@ -120,7 +120,7 @@ def _pairs(rows: Sequence[Row], facts: Facts) -> Answer:
     for name in dict.fromkeys(row.problem for row in rows if row.problem in facts.problems):
         problem = facts.problems[name]
         data, model = str(problem["data"]["name"]), str(problem["model"]["name"])
-        pair = (data.lower(), problem["model"]["settings"])
+        pair = (data.lower(), model, problem["model"].get("settings"))
         if pair in seen:
             continue  # the same pair, trained in another way
         seen.append(pair)
@@ -130,8 +130,8 @@ def _pairs(rows: Sequence[Row], facts: Facts) -> Answer:
             counted[name] = {
                 "data": data,
                 "model": model,
-                "training images": problem["data"]["examples"].get("train"),
-                "parameters": problem["model"]["parameters"],
+                "training images": problem["data"].get("examples", {}).get("train"),
+                "parameters": problem["model"].get("parameters"),
             }
     if len(counted) >= LEAST_PAIRS:
         return counted, ""
@@ -165,20 +165,25 @@ def _pipeline(rows: Sequence[Row], facts: Facts) -> Answer:
         if problem is None:
             return None, f"nothing is known of the data of {name}"
         data = problem["data"]
-        found[name] = {
-            "examples": data["examples"],
-            "part of the data set": data["note"] or "all of it",
-            "image": data["image"],
-            "normalization": data["normalization"],
-            "augmentation": data["augment"] or "none",
-            "batch size": problem["training"]["batch_size"],
+        told = {
+            "examples": data.get("examples"),
+            "normalization": data.get("normalization"),
+            "batch size": problem.get("training", {}).get("batch_size"),
+        }
+        unknown = next((what for what, value in told.items() if not value), None)
+        if unknown is not None:
+            return None, f"nothing is known of the {unknown} of {name}"
+        found[name] = told | {
+            "part of the data set": data.get("note") or "all of it",
+            "image": data.get("image"),
+            "augmentation": data.get("augment") or "none",
         }
     return found, ""
 
 
 def _same_start(rows: Sequence[Row], facts: Facts) -> Answer:
     wanted = {(row.problem, row.seed) for row in rows}
-    unknown = sorted(wanted - set(facts.first_weights))
+    unknown = sorted(key for key in wanted if not facts.first_weights.get(key))
     if unknown:
         return None, f"the first weights of {unknown[0][0]}, seed {unknown[0][1]} are not known"
     several = [key for key in wanted if len(facts.first_weights[key]) > 1]
@@ -201,7 +206,7 @@ def _schedule(rows: Sequence[Row], facts: Facts) -> Answer:
             return None, f"{method} on {problem} has no dense control trained for as long ({told['control']})"
         found[f"{problem}/{method}"] = {
             "epochs in all": told["epochs"],
-            "training that follows": told["after"],
+            "training that follows": told.get("after"),
             "dense control": told["control"],
         }
     return found, ""
@@ -279,13 +284,18 @@ def _competing(rows: Sequence[Row], facts: Facts) -> Answer:  # noqa: ARG001
 
 
 def _seeds(rows: Sequence[Row], facts: Facts) -> Answer:  # noqa: ARG001
+    """At least three of everything, and of all of a problem the same: pairs are made of them."""
     least: dict[str, list[int]] = {}
     groups: dict[tuple[str, str, float], set[int]] = {}
+    every: dict[str, set[int]] = {}
     for row in rows:
+        every.setdefault(row.problem, set()).add(row.seed)
         groups.setdefault((row.problem, row.method, row.amount), set()).add(row.seed)
     for (problem, method, amount), seeds in groups.items():
         if len(seeds) < LEAST_SEEDS:
             return None, f"{method} {amount:g}x of {problem} has {len(seeds)} seeds, {LEAST_SEEDS} are needed"
+        if seeds != every[problem]:
+            return None, f"{method} {amount:g}x of {problem} lacks seeds {sorted(every[problem] - seeds)}"
         least[problem] = sorted(seeds)
     return least, ""
 
@@ -298,21 +308,24 @@ def _always(value: object) -> Callable[[Sequence[Row], Facts], Answer]:
 
 
 def _baseline(name: str, wanted: str, *, each: bool = False) -> Callable[[Sequence[Row], Facts], Answer]:
-    """Whether a control is there at every amount of every method; `each` for one of every method's own.
+    """Whether a control is there beside every network of every method; `each` for one of every method's own.
 
     A method that is the control by another name (magnitude itself) stands for it.
     """
 
     def answer(rows: Sequence[Row], facts: Facts) -> Answer:
-        there = {(row.problem, row.method, row.amount) for row in rows}
+        there = {(row.problem, row.method, row.amount, row.seed) for row in rows}
+        controls = {(row.problem, row.method, row.amount, row.seed) for row in rows if row.role == "control"}
         count = 0
         for row in rows:
             if row.role != "method":
                 continue
             own = facts.methods.get(f"{row.problem}/{row.method}", {})
             stands = own.get("by_layer" if each else "stands_for") == name
-            names = {f"{name}_of_{row.method}"} if each else {name, *_standing(name, row.problem, facts)}
-            if not (stands or any((row.problem, known, row.amount) in there for known in names)):
+            called = f"{name}_of_{row.method}" if each else name
+            others = set[str]() if each else _standing(name, row.problem, facts)
+            found = (row.problem, called, row.amount, row.seed) in controls
+            if not (stands or found or any((row.problem, one, row.amount, row.seed) in there for one in others)):
                 return None, f"{row.method} {row.amount:g}x of {row.problem} has no {wanted}"
             count += 1
         return (f"{wanted}, beside each of {count} networks", "") if count else (None, "there is no method")
@@ -371,7 +384,7 @@ def _recipes(rows: Sequence[Row], facts: Facts) -> Answer:
     bad = next((row for row in rows if not row.recipe), None)
     if bad is not None:
         return None, f"{bad.method} of {bad.problem} has no recipe"
-    return {key: told["variant"] for key, told in facts.methods.items()} or None, "nothing is known of the methods"
+    return {key: told.get("variant") for key, told in facts.methods.items()} or None, "nothing is known of the methods"
 
 
 def _claims(rows: Sequence[Row], facts: Facts) -> Answer:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sparsewood.report.study import Difference, Row
 
-__all__ = ["CONFIDENCE", "controls_of", "interval", "paired_differences"]
+__all__ = ["CONFIDENCE", "LIKE", "controls_of", "interval", "paired_differences"]
 
 CONFIDENCE = 0.95
+LIKE = 1.25
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
@@ -39,7 +40,9 @@ def paired_differences(
     """Accuracy of every method less that of each control of it, in percentage points, over the seeds that both have.
 
     `controls` says which these are: from what the control is called here to (method, amount) of its rows; by default
-    `controls_of` the rows.
+    `controls_of` the rows. Whole units leave other sizes than what was asked for, and a control of another size is
+    none: where the mean real compressions differ by more than a factor of `LIKE`, there is no difference to give.
+    (Dense networks are compared with as they are.)
 
     >>> def row(method, role, seed, accuracy):
     ...     sizes = (4, 4, 8, 2, 8, 2)
@@ -51,20 +54,23 @@ def paired_differences(
     """
     every = list(rows)
     find = controls_of(every) if controls is None else controls
-    reached = {(row.problem, row.method, row.amount, row.seed): row.accuracy for row in every}
+    reached = {(row.problem, row.method, row.amount, row.seed): row for row in every}
     found = []
     for problem, method, amount in dict.fromkeys((r.problem, r.method, r.amount) for r in every if r.role == "method"):
         own = [row for row in every if (row.problem, row.method, row.amount) == (problem, method, amount)]
         for name, (control, at) in find(own[0]).items():
-            pairs = [
-                100 * (row.accuracy - reached[problem, control, at, row.seed])
-                for row in own
-                if (problem, control, at, row.seed) in reached
-            ]
-            if pairs:
+            both = [(row, other) for row in own if (other := reached.get((problem, control, at, row.seed))) is not None]
+            pairs = [100 * (row.accuracy - other.accuracy) for row, other in both]
+            if pairs and (at == 1.0 or _alike(both)):
                 bounds = interval(pairs) or (None, None)
                 found.append(Difference(problem, method, name, amount, len(pairs), statistics.fmean(pairs), *bounds))
     return found
+
+
+def _alike(pairs: Sequence[tuple[Row, Row]]) -> bool:
+    """Whether these networks are of one size, up to `LIKE`."""
+    ratio = sum(row.compression for row, _ in pairs) / sum(other.compression for _, other in pairs)
+    return 1 / LIKE <= ratio <= LIKE
 
 
 def controls_of(rows: Iterable[Row]) -> Callable[[Row], Mapping[str, tuple[str, float]]]:

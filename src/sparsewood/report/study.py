@@ -156,7 +156,8 @@ class Overlap:
     """How alike masks are: the Jaccard index |A and B| / |A or B| of what is kept.
 
     `between` methods (of one seed each time, mean over seeds) or seeds (of one method, named in `of`); `matrix[i][j]`
-    belongs to `names[i]` and `names[j]`. `chance` is what independent random masks of these densities have.
+    belongs to `names[i]` and `names[j]`. `chances[i][j]` is what independent random masks of the densities of these two
+    have, empty if that is not known; `chance` its mean over all pairs. A pair is above chance if it is above its own.
     """
 
     problem: str
@@ -166,6 +167,7 @@ class Overlap:
     names: tuple[str, ...]
     matrix: tuple[tuple[float, ...], ...]
     chance: float | None = None
+    chances: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)

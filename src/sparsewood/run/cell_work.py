@@ -25,13 +25,12 @@ from sparsewood.measurement.counting import count
 from sparsewood.packing import pack
 from sparsewood.pruning import Pruning
 from sparsewood.recovery import Follow
-from sparsewood.recovery.initializers import LayerDefault
 from sparsewood.run.bench import DENSE, MASKS, Bench, Trained
 from sparsewood.run.canonical import canonical
-from sparsewood.run.cells import Cell, Plan, plainest, total_epochs
+from sparsewood.run.cells import Cell, Plan, dense_trainings, plainest, total_epochs
 from sparsewood.run.directory import Stage, read_json, write_json
-from sparsewood.run.experiment import carry_out, prune_once, state_pruned, train_controls, train_dense
-from sparsewood.run.layerwise import masks_by_layer, narrowed
+from sparsewood.run.experiment import carry_out, prune_with, state_pruned, train_controls, train_dense
+from sparsewood.run.layerwise import drawn_alike, masks_by_layer, narrowed
 from sparsewood.run.recipe import Recipe, Variant
 from sparsewood.run.score_bins import score_bins
 from sparsewood.run.trainings import Course, finish, train
@@ -41,10 +40,12 @@ from sparsewood.shrinking import shrink
 from sparsewood.state import restore
 from sparsewood.types import Masks
 
-__all__ = ["CELL", "carry_out_cell"]
+__all__ = ["CELL", "carry_out_cell", "of_this_dense"]
 
 CELL = "cell.json"
 REPEATS = 15
+NEW_WEIGHTS = ("narrow", "scratch")
+"""Kinds of cells that do not begin with the weights that all others of their seed begin with."""
 
 
 def carry_out_cell(plan: Plan, cell: Cell, bench: Bench, *, latency: bool = True) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def carry_out_cell(plan: Plan, cell: Cell, bench: Bench, *, latency: bool = True
     path = bench.stage(cell.stage).directory / CELL
     if path.is_file():
         row = read_json(path)
-        if row.get("hash") == cell.hash:
+        if row.get("hash") == cell.hash and of_this_dense(bench.root, row):
             return row
     began = time.monotonic()
     network = _Work(bench, plan.recipe, cell).carry_out()
@@ -66,6 +67,14 @@ def carry_out_cell(plan: Plan, cell: Cell, bench: Bench, *, latency: bool = True
     }
     write_json(path, row)
     return row
+
+
+def of_this_dense(root: Path, row: Mapping[str, Any]) -> bool:
+    """Whether what a cell noted is of the dense network that is there now, and not of one before it."""
+    if row.get("dense") is None:  # nobody noted it
+        return True
+    path = root / f"seed-{row['seed']}" / DENSE / "done.json"
+    return path.is_file() and read_json(path).get("fingerprint") == row["dense"]
 
 
 class _Network:
@@ -95,7 +104,10 @@ class _Work:
         assert self.variant is not None, "all other cells have a variant"
         if self.cell.kind == "tuned":
             trained = train_controls(
-                self.bench, replace(self.variant, name=self.cell.stage), self.bench.finished(DENSE)
+                self.bench,
+                replace(self.variant, name=self.cell.stage),
+                self.bench.finished(DENSE),
+                dense_trainings(self.variant),
             )
             return _Network(self.bench.network_at(trained.state()), trained)
         if self.cell.kind == "pruned":
@@ -115,9 +127,10 @@ class _Work:
 
     def _source(self, variant: Variant) -> Masks:
         """The masks that a method ended with."""
-        names = sorted(self.bench.stage(variant.name).directory.glob(f"*/{MASKS}"))
-        assert names, f"{variant.name} of seed {self.bench.seed} is not finished"
-        return Masks.load(names[-1])
+        found = self.bench.stage(variant.name).directory.glob(f"*/{MASKS}")
+        last = max(found, key=lambda path: (len(path.parent.name), path.parent.name), default=None)  # round-99, -100
+        assert last is not None, f"{variant.name} of seed {self.bench.seed} is not finished"
+        return Masks.load(last)
 
     def _by_layer(self, variant: Variant) -> _Network:
         """As much in every layer as the method removed, by chance or by size."""
@@ -126,7 +139,7 @@ class _Work:
         model = self.bench.network_at(state_pruned(self.bench, one, self.bench.finished(DENSE)))
         generator = generator_for(self.bench.seed, "layers", self.cell.method)
         masks = masks_by_layer(self.bench, one.pruning, model, self._source(variant), generator)
-        return self._pruned(one, prune_once(self.bench, one, masks))
+        return self._pruned(one, prune_with(self.bench, one, masks))
 
     def _scratch(self, variant: Variant) -> _Network:
         """The network that the method left, with new weights."""
@@ -158,8 +171,12 @@ class _Work:
         if trained is not None:
             restore(trained.state(), model)
             return _Network(model, trained, masks, small=small)
-        draw = self.recipe.initial or LayerDefault()
-        draw(model, {}, generator_for(bench.seed, "initial" if small else "scratch", self.cell.stage))
+        generator = generator_for(bench.seed, "initial" if small else "scratch", self.cell.stage)
+        if self.recipe.initial is None:
+            own = self.recipe.model.build(generator=generator_for(bench.seed, "weights"))
+            drawn_alike(model, own, generator)
+        else:
+            self.recipe.initial(model, {}, generator)
         if masks is not None:
             apply_masks(model, masks)
         settings = bench.shortened(replace(self.recipe.training, epochs=epochs))
@@ -188,7 +205,8 @@ def _named(plan: Plan, cell: Cell, bench: Bench) -> dict[str, Any]:
         "amount": cell.amount,
         "seed": cell.seed,
         "stage": str(bench.stage(cell.stage).directory.relative_to(bench.root)),
-        "first_weights": _fingerprint(first),
+        "first_weights": None if cell.kind in NEW_WEIGHTS else _fingerprint(first),
+        "dense": bench.finished(DENSE).fingerprint,
     }
 
 

@@ -27,14 +27,25 @@ from sparsewood.granularity import Coupled, Element
 from sparsewood.pruning import Pruning
 from sparsewood.recovery import Reinitialize, Scratch
 from sparsewood.run.canonical import canonical, digest
-from sparsewood.run.experiment import controls as control_trainings
 from sparsewood.run.grid import Grid, Problem
 from sparsewood.run.recipe import Recipe, Variant, cell_hash
-from sparsewood.schedules import OneShot
+from sparsewood.schedules import Levels, OneShot, Schedule
 from sparsewood.train.settings import Training
 from sparsewood.types import Sparsity
 
-__all__ = ["Cell", "Kind", "Plan", "cells_of", "family_of", "layer_control", "plainest", "stands_for", "total_epochs"]
+__all__ = [
+    "Cell",
+    "Kind",
+    "Plan",
+    "cells_of",
+    "dense_trainings",
+    "family_of",
+    "layer_control",
+    "plainest",
+    "stands_for",
+    "total_epochs",
+    "tuned_meaning",
+]
 
 Kind = Literal["dense", "tuned", "pruned", "layers", "narrow", "scratch"]
 DENSE = "dense"
@@ -139,7 +150,7 @@ class _Expansion:
         snapshots = sorted({step for variant in renamed.variants for step in variant.snapshots if step > 0})
         base = digest({"recipe": cell_hash(renamed, None, 0), "snapshots": snapshots, "format": FORMAT})
         meanings = {variant.name: _meaning(renamed, variant) for variant in renamed.variants}
-        made = _Cells(self.problem.name, renamed, base, meanings, self.settings.controls)
+        made = _Cells(self.problem.name, renamed, base, meanings, self.settings.controls, self.settings.latency)
         amounts = self.settings.compressions
         cells = [cell for seed in self.settings.seeds for cell in made.of_seed(seed, entries, amounts)]
         return Plan(self.problem, renamed, self.root / f"{self.problem.name}-{base[:8]}", tuple(cells))
@@ -184,6 +195,7 @@ class _Cells:
     base: str
     meanings: Mapping[str, str]
     controls: tuple[str, ...]
+    latency: bool
 
     def of_seed(self, seed: int, entries: Sequence[Entry], compressions: Sequence[float]) -> Iterator[Cell]:
         """Dense networks, then pruned ones, then controls that need those."""
@@ -248,13 +260,14 @@ class _Cells:
     def _of_method(self, seed: int, entry: Entry, after: tuple[str, ...]) -> Iterator[Cell]:
         """The controls of one method at one compression."""
         kinds: dict[str, Kind] = {"random_layers": "layers", "magnitude_layers": "layers", "scratch": "scratch"}
+        alike = _shaped(entry.variant)
         for control, kind in kinds.items():
             if control not in self.controls or control == layer_control(entry.variant):
                 continue
             yield self._cell(
                 seed,
                 kind,
-                {"control": control, "of": self.meanings[entry.variant.name]},
+                {"control": control, "of": self.meanings[entry.variant.name], **(alike if kind == "layers" else {})},
                 method=f"{control}_of_{entry.method}",
                 of=entry.method,
                 amount=entry.compression,
@@ -265,7 +278,8 @@ class _Cells:
 
     def _cell(self, seed: int, kind: Kind, what: Mapping[str, object], **fields: Any) -> Cell:
         """A cell; `what` tells it from others of its kind."""
-        found = digest({"kind": kind, "base": self.base, "seed": seed, **what})
+        measured = {} if self.latency else {"latency": False}
+        found = digest({"kind": kind, "base": self.base, "seed": seed, **what, **measured})
         return Cell(self.problem, kind, seed=seed, hash=found, **{"amount": 1.0, "variant": "", **fields})
 
 
@@ -274,12 +288,18 @@ class _Cells:
 
 def tuned_meaning(recipe: Recipe, variant: Variant) -> str | None:
     """What decides the training of a variant's dense control; None if its control is the dense network."""
-    trainings = control_trainings(variant)
-    if not trainings:
+    times = dense_trainings(variant)
+    if not times:
         return None
     settings = variant.retraining or recipe.training
     follow = variant.pruning.recovery.follow
-    return digest({"training": canonical(settings, Training), "times": trainings, "follow": repr(follow)})
+    return digest({"training": canonical(settings, Training), "times": times, "follow": repr(follow)})
+
+
+def dense_trainings(variant: Variant) -> int:
+    """How often the dense network is trained on, to be compared with a variant: not where that begins anew."""
+    again = variant.pruning.recovery.follow.settings == "training"
+    return 0 if again and _begins_anew(variant) else trainings_after(variant)
 
 
 def total_epochs(recipe: Recipe, variant: Variant) -> int:
@@ -288,19 +308,32 @@ def total_epochs(recipe: Recipe, variant: Variant) -> int:
     Weights that are gone back to, or drawn anew, have one training behind them. One that begins late in the schedule
     (`RewindRate(step)`) is counted whole, so that no control has less.
     """
-    recovery = variant.pruning.recovery
-    dense = recipe.training.epochs if recipe.train_dense else 0
-    again = recovery.follow.settings == "training"
-    anew = variant.at_step is not None or recovery.snapshots or isinstance(recovery, Reinitialize | Scratch)
-    if again and anew:
+    again = variant.pruning.recovery.follow.settings == "training"
+    if again and _begins_anew(variant):
         return recipe.training.epochs
+    dense = recipe.training.epochs if recipe.train_dense and variant.at_step is None else 0
     after = (recipe.training if again else variant.retraining or recipe.training).epochs
+    return dense + trainings_after(variant) * after
+
+
+def trainings_after(variant: Variant) -> int:
+    """How many trainings in a row a pruned network has behind it, after that of the weights that were pruned first."""
     alone = variant.in_training or variant.independent or variant.masks_from is not None
-    return dense + (1 if alone else len({event.step for event in variant.pruning.plan})) * after
+    again = variant.pruning.recovery.follow.settings == "training"
+    return 1 if alone or (again and _begins_anew(variant)) else len({event.step for event in variant.pruning.plan})
+
+
+def _begins_anew(variant: Variant) -> bool:
+    """Whether each training begins with earlier or new weights, so that the last one is all that there is."""
+    recovery = variant.pruning.recovery
+    anew = isinstance(recovery, Reinitialize | Scratch) or bool(recovery.snapshots)
+    return variant.at_step is not None or anew
 
 
 def plainest(variant: Variant, criterion: Criterion, compression: float) -> Variant:
-    """One cut by a criterion, all weights (or units) competing, recovered as `variant` is.
+    """One cut by a criterion, all weights (or units) competing, recovered as `variant` is and trained as often.
+
+    What has several trainings in a row is cut before the first of them.
 
     Where masks change in a training that begins at an early step, the cut is made on the weights of that step.
     """
@@ -308,8 +341,11 @@ def plainest(variant: Variant, criterion: Criterion, compression: float) -> Vari
     early = min(old.recovery.snapshots, default=None) if variant.in_training else None
     density = 1 / compression
     share = 1 - density**0.5 if isinstance(old.granularity, Coupled) else 1 - density
+    times = trainings_after(variant)
+    # Amounts are totals, so that nothing more goes in later rounds.
+    schedule: Schedule = OneShot(Sparsity(share)) if times == 1 else Levels((Sparsity(share),) * times)
     pruning = Pruning(
-        criterion, OneShot(Sparsity(share)), Everywhere(), old.granularity, old.recovery, include=old.include,
+        criterion, schedule, Everywhere(), old.granularity, old.recovery, rounds=times, include=old.include,
         exclude=old.exclude, protect_classifier=old.protect_classifier, min_units=old.min_units,
     )  # fmt: skip
     return Variant("plain", pruning, variant.retraining, at_step=early if early is not None else variant.at_step)
@@ -328,10 +364,17 @@ def layer_control(variant: Variant) -> str | None:
     """The control with a method's layer-wise proportions that the method is itself; None if it is neither."""
     pruning = variant.pruning
     once = variant.source is None and not variant.in_training and pruning.rounds == pruning.iterations == 1
-    if not once or pruning.select != "lowest" or not isinstance(pruning.granularity, Element | Coupled):
+    if not once or pruning.select != "lowest":
         return None
     found = {Random: "random_layers", Magnitude: "magnitude_layers"}
     return found.get(type(pruning.criterion))
+
+
+def _shaped(variant: Variant) -> dict[str, object]:
+    """What of a method its controls by layer share, as far as it is not the usual."""
+    granularity, times = variant.pruning.granularity, trainings_after(variant)
+    shape: dict[str, object] = {} if isinstance(granularity, Element | Coupled) else {"granularity": repr(granularity)}
+    return shape | ({"trainings": times} if times > 1 else {})
 
 
 def _plain_meaning(variant: Variant) -> object:

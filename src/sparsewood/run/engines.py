@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import random
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ class RayEngine:
         self, order: Order, jobs: int | None, address: str | None, memory: int | None, retries: int = 1
     ) -> None:
         ray = _ray()
-        self._environment = dict(os.environ)  # Ray sets variables of its own
+        self._before = (dict(os.environ), random.getstate())  # Ray sets variables, and draws numbers
         ray.init(log_to_driver=False, logging_level="ERROR", **_cluster(jobs, address))
         self._ray = ray
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": retries}
@@ -154,13 +155,16 @@ class RayEngine:
             with contextlib.suppress(Exception):
                 self._ray.cancel(reference, force=True)
         self._ray.shutdown()
-        for name in os.environ.keys() - self._environment.keys():
+        variables, state = self._before
+        for name in os.environ.keys() - variables.keys():
             del os.environ[name]
+        random.setstate(state)
 
 
 def _cluster(jobs: int | None, address: str | None) -> dict[str, Any]:
     """How to reach a cluster, whose workers get the variables that matter; or one that is started here and has them."""
     if address is None:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # nothing but these workers is to be done here
         return {"num_cpus": jobs or os.cpu_count(), "include_dashboard": False}
     return {
         "address": address,

@@ -53,7 +53,7 @@ __all__ = [
     "controls",
     "first_step",
     "numbered",
-    "prune_once",
+    "prune_with",
     "round_name",
     "snapshots",
     "state_pruned",
@@ -138,10 +138,13 @@ def carry_out(bench: Bench, variant: Variant, *, control: bool = True) -> dict[i
     return stages
 
 
-def train_controls(bench: Bench, variant: Variant, dense: Trained) -> Trained:
-    """The dense network as the pruned ones are compared with it: trained on as often and as long as they are."""
+def train_controls(bench: Bench, variant: Variant, dense: Trained, times: int | None = None) -> Trained:
+    """The dense network as the pruned ones are compared with it: trained on as often and as long as they are.
+
+    `times` is how often, None as often as `controls` says.
+    """
     base = dense
-    for number in range(1, controls(variant) + 1):
+    for number in range(1, (controls(variant) if times is None else times) + 1):
         stage = bench.stage(variant.name, control_name(number))
         trained = finished(stage, base)
         if trained is None:
@@ -153,15 +156,23 @@ def train_controls(bench: Bench, variant: Variant, dense: Trained) -> Trained:
     return base
 
 
-def prune_once(bench: Bench, variant: Variant, masks: Masks | None = None) -> Stage:
-    """One round of a variant on the dense network, with its own choice or with the `masks` given; its stage."""
-    dense, stage = bench.finished(DENSE), bench.stage(variant.name, round_name(1))
-    if masks is not None and bench.writes and not (stage.directory / MASKS).is_file():
-        masks.save(stage.directory / MASKS)
-    if finished(stage, dense) is None:
-        (number, events), *_ = numbered(variant.pruning)
-        _retrain(bench, Round(variant, number, events, stage, dense, Masks({})), dense)
-    return stage
+def prune_with(bench: Bench, variant: Variant, masks: Masks) -> Stage:
+    """The rounds of a variant with these masks in each, in place of its own choice; the stage of the last.
+
+    Raises `SparsewoodError` if a round was begun with others.
+    """
+    for number, _ in numbered(variant.pruning):
+        path = bench.stage(variant.name, round_name(number)).directory / MASKS
+        if not path.is_file():
+            if bench.writes:
+                masks.save(path)
+        elif Masks.load(path).fingerprint() != masks.fingerprint():
+            raise SparsewoodError(
+                f"'{path}' are other masks than those that are there now: what they are made of was done again. Remove "
+                f"'{path.parent.parent}', so that it is done again, too."
+            )
+    stages = _rounds(bench, variant, bench.finished(DENSE))
+    return stages[max(stages)]
 
 
 def controls(variant: Variant) -> int:

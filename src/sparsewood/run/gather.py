@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import math
+import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsewood.errors import SparsewoodError
+from sparsewood.errors import FileFormatError, SparsewoodError
 from sparsewood.report.checklist import METRICS, Facts, as_report, checklist
 from sparsewood.report.differences import controls_of, paired_differences
 from sparsewood.report.sensitivity import parse_rows
 from sparsewood.report.study import Failure, Memorization, Row, SensitivityCurve, Study
+from sparsewood.run.cell_work import of_this_dense
 from sparsewood.run.directory import read_json
 from sparsewood.run.gather_masks import of_masks
 from sparsewood.run.gather_runs import RUN, run_cells
@@ -24,6 +27,9 @@ from sparsewood.run.sweep_notes import NOTES
 __all__ = ["Gathered", "gather"]
 
 SENSITIVITY = "sensitivity.csv"
+PLANNED = re.compile(r"(?:(.+)-of-)?(.+)-([\d.]+(?:e[+-]?\d+)?)x-[0-9a-f]{8}")
+DAMAGED = "What it noted, cell.json, is damaged. Remove that file and carry out the sweep again."
+STALE = "It is of another dense network than the one that is there now. Carry out the sweep again."
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def gather(places: Sequence[Path], title: str | None = None) -> Gathered:
     """What there is in these directories: sweeps, runs, sensitivity analyses, tables of units.
 
     Several sweeps or runs become one study; problems of one name are one. Raises `SparsewoodError` for a directory in
-    which there is nothing that a report could show.
+    which there is nothing that a report could show, and for sweeps that mean different problems by one name.
     """
     found = Found()
     for place in places:
@@ -142,9 +148,16 @@ def _sweep(place: Path, found: Found) -> bool:
             row = known.get(key)
             directory = place / problem["directory"] / stage
             if row is not None and row["status"] == "done" and (directory / "cell.json").is_file():
-                cell = read_json(directory / "cell.json")
+                cell = _noted(directory / "cell.json")
+                if cell is None:
+                    found.failures.append(_failure(name, stage, row | {"error": DAMAGED}))
+                    continue
+                if not of_this_dense(place / problem["directory"], cell):
+                    found.failures.append(_failure(name, stage, row | {"error": STALE}))
+                    continue
                 found.cells.append((cell, directory))
-                first.setdefault((name, cell["seed"]), set()).add(cell["first_weights"])
+                begun = first.setdefault((name, cell["seed"]), set())
+                begun |= {cell["first_weights"]} - {None}  # some begin with new weights
             else:
                 found.failures.append(_failure(name, stage, row))
     methods = {f"{name}/{key}": told for name, p in problems.items() for key, told in p["methods"].items()}
@@ -169,10 +182,22 @@ def _options(overrides: Iterable[str]) -> list[str]:
     return [word for setting in overrides for word in ("--set", setting)]
 
 
+def _noted(path: Path) -> dict[str, Any] | None:
+    """What a cell noted; None if that is no longer to be read, which must not keep the others from being shown."""
+    try:
+        cell = read_json(path)
+        return cell if all(math.isfinite(cell[key]) for key in ("seed", "amount", "accuracy", "size")) else None
+    except (FileFormatError, KeyError, TypeError):
+        return None
+
+
 def _failure(problem: str, stage: str, row: dict[str, Any] | None) -> Failure:
-    if row is None:
+    if row is None:  # nobody began with it: its directory's name says what it will be
         seed, _, name = stage.partition("/")
-        return Failure(problem, name, 0.0, int(seed.removeprefix("seed-")), "It is not done yet.")
+        of = PLANNED.fullmatch(name)
+        method, amount = (of[2], float(of[3])) if of else (name.partition("-")[0], 1.0)
+        method = f"{of[1]}_of_{method}" if of and of[1] else method
+        return Failure(problem, method, amount, int(seed.removeprefix("seed-")), "It is not done yet.")
     return Failure(problem, row["method"], row["amount"], row["seed"], row["error"] or "It is not done yet.")
 
 
@@ -271,7 +296,21 @@ def _sensitivity(path: Path) -> list[SensitivityCurve]:
 # ---------------------------------------------------------------- together
 
 
+def _require_same_problems(facts: Sequence[Facts]) -> None:
+    """Networks of one problem are compared seed by seed, so that sweeps must mean the same by its name."""
+    known: dict[str, Mapping[str, Any]] = {}
+    for name, problem in (item for one in facts if one.methods for item in one.problems.items()):
+        other = known.setdefault(name, problem)
+        unlike = [key for key in ("data", "model", "training") if problem.get(key) != other.get(key)]
+        if unlike:
+            raise SparsewoodError(
+                f"Two sweeps have a problem {name!r} with other {' and '.join(unlike)}: their networks cannot be "
+                "compared. Report on one of them at a time, or carry one out with the problem under another name."
+            )
+
+
 def _joined(facts: Sequence[Facts]) -> Facts:
+    _require_same_problems(facts)
     first: dict[tuple[str, int], frozenset[str]] = {}
     for one in facts:
         for key, values in one.first_weights.items():

@@ -26,7 +26,7 @@ from sparsewood.types import Masks
 __all__ = ["of_masks"]
 
 Cell = tuple[dict[str, Any], Path]
-Key = tuple[str, float]
+Matrix = tuple[tuple[float, ...], ...]
 
 
 def of_masks(cells: Sequence[Cell]) -> dict[str, Any]:
@@ -57,8 +57,9 @@ def _of_first_seed(cells: Sequence[Cell]) -> list[Cell]:
 
 def masks_of(place: Path) -> Masks | None:
     """The masks with which a cell ended; None if it has none."""
-    names = sorted([*place.glob(MASKS), *place.glob(f"*/{MASKS}")])
-    return Masks.load(names[-1]) if names else None
+    found = [*place.glob(MASKS), *place.glob(f"*/{MASKS}")]
+    last = max(found, key=lambda path: (len(path.parts), len(path.parent.name), path.parent.name), default=None)
+    return None if last is None else Masks.load(last)  # round-99, -100
 
 
 def _layers(cells: Sequence[Cell]) -> list[LayerSparsity]:
@@ -87,7 +88,9 @@ def _unit_maps(cell: dict[str, Any], place: Path) -> list[UnitMap]:
 
 
 def _by_output(mask: Tensor) -> list[float]:
-    return [round(value, 4) for value in mask.flatten(1).double().mean(1).tolist()]
+    """Shares to four digits: a unit of which hardly anything is left is not one that is gone."""
+    rows = mask.flatten(1)
+    return [float(f"{kept / max(rows.shape[1], 1):.4g}") for kept in rows.count_nonzero(1).tolist()]
 
 
 def _histograms(cell: dict[str, Any]) -> list[Histogram]:
@@ -159,24 +162,19 @@ def _of_amount(problem: str, amount: float, masks: dict[tuple[str, int], dict[st
     full = [seed for seed in seeds if all((method, seed) in masks for method in methods)]
     if len(methods) > 1 and full:
         by_seed = [{method: masks[method, seed] for method in methods} for seed in full]
-        matrices = [mask_overlaps(one) for one in by_seed]
-        chances = [mean_overlap(chance_overlaps(one)) for one in by_seed]
-        mean = tuple(
-            tuple(sum(matrix[i][j] for matrix in matrices) / len(matrices) for j in range(len(methods)))
-            for i in range(len(methods))
-        )
-        found.append(Overlap(problem, amount, "methods", "", tuple(methods), mean, _mean(chances)))
+        alike, chances = (_mean([of(one) for one in by_seed]) for of in (mask_overlaps, chance_overlaps))
+        found.append(Overlap(problem, amount, "methods", "", tuple(methods), alike, mean_overlap(chances), chances))
     for method in methods:
         own = {f"seed {seed}": masks[method, seed] for seed in seeds if (method, seed) in masks}
         if len(own) > 1:
-            matrix, chance = mask_overlaps(own), mean_overlap(chance_overlaps(own))
-            found.append(Overlap(problem, amount, "seeds", method, tuple(own), matrix, chance))
+            alike, chances = mask_overlaps(own), chance_overlaps(own)
+            found.append(Overlap(problem, amount, "seeds", method, tuple(own), alike, mean_overlap(chances), chances))
     return found
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _mean(matrices: Sequence[Matrix]) -> Matrix:
+    rows = [zip(*rows, strict=True) for rows in zip(*matrices, strict=True)]
+    return tuple(tuple(sum(values) / len(matrices) for values in row) for row in rows)
 
 
 # ---------------------------------------------------------------- structure
@@ -186,15 +184,31 @@ def _picture(cell: dict[str, Any], place: Path) -> NetworkPicture:
     """The layers of the network in the order of the model, with what is left of each."""
     masks = masks_of(place) or {}
     boxes = []
-    for one in cell["layers"]:
+    weights = [one for one in cell["layers"] if len(one["shape"]) > 1]
+    for one in weights:
         name, shape = one["layer"], one["shape"]
-        if len(shape) < 2:
-            continue
         left = shape[0]
         if name in masks:
             left = int(masks[name].flatten(1).any(1).count_nonzero())
         kind = {2: "linear", 3: "convolution", 4: "convolution", 5: "convolution"}.get(len(shape), "weight")
         size = "x".join(map(str, shape))
         boxes.append(BoxState(name, kind, size, one["size"], one["kept"], shape[0], left))
-    edges = tuple((a.layer, b.layer) for a, b in pairwise(boxes))
+    names, shapes = [one["layer"] for one in weights], [one["shape"] for one in weights]
+    edges = tuple(pairwise(names)) if _is_chain(shapes) else ()
     return NetworkPicture(cell["problem"], cell["method"], cell["amount"], tuple(boxes), edges)
+
+
+def _is_chain(shapes: Sequence[Sequence[int]]) -> bool:
+    """Whether each weight can take what the one before it gives: else the order of the model says nothing of what feeds
+    what, as where a shortcut has a weight of its own.
+
+    >>> _is_chain([(16, 1, 3, 3), (32, 16, 3, 3), (10, 512)]), _is_chain([(64, 64, 3, 3), (128, 64, 3, 3), (128, 64, 1, 1)])
+    (True, False)
+    """
+    return all(
+        inputs == before[0]
+        or (len(shape) == 2 < len(before) and inputs % before[0] == 0)  # flattened
+        or (len(shape) > 2 and inputs == 1 and shape[0] % before[0] == 0)  # a group for each channel
+        for before, shape in pairwise(shapes)
+        for inputs in (shape[1],)
+    )

@@ -23,6 +23,7 @@ Nobody has to ask for controls: see `run.cells`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.granularity import NM
 from sparsewood.run.annotations import check
 from sparsewood.run.components import INVALID, Reader, RecipeError
 from sparsewood.run.recipe import Name, Recipe, Seed, counted, recipe_of, text_of, tree_of
@@ -43,6 +45,11 @@ CONTROLS = ("dense_tuned", "random", "magnitude", "random_layers", "magnitude_la
 
 AMOUNTS = ("$sparsity", "$density", "$compression", "$units")
 LEAST_AMOUNTS = 5
+TAKEN = re.compile(
+    r"dense|small_dense|dense_tuned(_as_.*)?|(random|magnitude)_as_.*|(random_layers|magnitude_layers|scratch)_of_.*"
+)
+"""Names of controls, that a method cannot have: it would be counted as one of them."""
+
 Compression = Annotated[float, Field(gt=1.0)]
 OF_METHODS = ("pruning", "dynamics", "at_step")
 
@@ -153,6 +160,7 @@ def grid_of(root: Node, directory: Path) -> Grid:
     if "seeds" in own:
         own["seeds"] = counted(own["seeds"], reader)
     _refuse_elsewhere(problems, given, reader)
+    _refuse_taken(methods, reader)
     settings = reader.section(replace(root, value=own), Settings)
     if settings is INVALID or reader.problems:
         raise RecipeError(reader.problems)
@@ -160,18 +168,70 @@ def grid_of(root: Node, directory: Path) -> Grid:
         (name, settings_of, *_variants(methods, settings.compressions, settings_of, given))
         for name, settings_of in _each_model(problems, given)
     ]
-    mistakes: list[str] = []
+    mistakes = _twice(problems, [name for name, *_ in below])
     made = []
     for name, node, found, variants in below:
         try:
             made.append(Problem(name, _recipe(root, name, node, variants, own, directory), found))
         except RecipeError as error:
             mistakes += error.problems
+        else:
+            mistakes += [*_same_amounts(made[-1], methods), *_unmeasured(made[-1], root)]
     if mistakes:
         raise RecipeError(mistakes)
-    few = len(settings.compressions) < LEAST_AMOUNTS
-    warning = f"{len(settings.compressions)} compressions: a comparison needs at least {LEAST_AMOUNTS}, over a range"
-    return Grid(settings, tuple(made), (f"{warning}.",) if few else ())
+    return Grid(settings, tuple(made), tuple(_warnings(settings, made)))
+
+
+def _warnings(settings: Settings, problems: Sequence[Problem]) -> Iterable[str]:
+    """What can be done, but makes a comparison worth less."""
+    if len(settings.compressions) < LEAST_AMOUNTS:
+        yield f"{len(settings.compressions)} compressions: a comparison needs at least {LEAST_AMOUNTS}, over a range."
+    new = [name for name in ("small_dense", "scratch") if name in settings.controls]
+    for problem in problems if new else ():
+        if problem.recipe.weights is not None or not problem.recipe.train_dense:
+            yield (
+                f"{problem.name}: nobody knows how long the weights that are given were trained, so "
+                f"{' and '.join(new)}, which begin with new ones, are trained for less than the others."
+            )
+
+
+def _refuse_taken(methods: Node, reader: Reader) -> None:
+    for name, node in methods.value.items():
+        if TAKEN.fullmatch(str(name)):
+            reader.problem(node, f"{name!r} is what a control is called. Give the method another name.")
+
+
+def _twice(problems: Node, names: Sequence[str]) -> list[str]:
+    """A problem and a model of another may come to the same name."""
+    found = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return [f"{problems.where}: problems: two of them are called {name!r}. Give one another name." for name in found]
+
+
+def _unmeasured(problem: Problem, root: Node) -> list[str]:
+    """What a recipe may say, and a cell would carry out in vain: it is the last pruned network that is measured."""
+    found = []
+    for key in ("sharing", "only"):
+        names = [
+            one.variant for one in problem.methods if getattr(problem.recipe.variant(one.variant), key) is not None
+        ]
+        if names:
+            found.append(f"{root.where}: {key}: belongs to `sparsewood run`. Leave it out ({names[0]} has it).")
+    return found
+
+
+def _same_amounts(problem: Problem, methods: Node) -> list[str]:
+    """Methods of which the same share goes whatever the compression is: N:M, or a scope with amounts of its own."""
+    found = []
+    for name, node in methods.value.items():
+        variants = (problem.recipe.variant(one.variant) for one in problem.methods if one.name == name)
+        fixed = [one.pruning for one in variants if one.dynamics is None and one.pruning.fixes_amounts]
+        if len(fixed) > 1 and len({(repr(one.granularity), repr(one.scope)) for one in fixed}) == 1:
+            who = fixed[0].granularity if isinstance(fixed[0].granularity, NM) else fixed[0].scope
+            found.append(
+                f"{node.where}: {node.path}: {who} removes as much at every compression. Compare it in a grid with the "
+                f"one compression that it has, or write one of {', '.join(AMOUNTS)} in it."
+            )
+    return found
 
 
 def _refuse_elsewhere(problems: Node, given: Mapping[str, Node], reader: Reader) -> None:
@@ -280,7 +340,9 @@ def _filled(node: Node, amounts: Mapping[str, float]) -> Node:
     if isinstance(node.value, str) and node.value.startswith("$"):
         if node.value not in amounts:
             raise RecipeError([f"{node.where}: {node.path}: must be one of {', '.join(AMOUNTS)}. Got {node.value!r}."])
-        return replace(node, value=amounts[node.value])
+        amount = amounts[node.value]
+        whole = ".granularity." in node.path and amount == int(amount)  # the m of N:M is a whole number
+        return replace(node, value=int(amount) if whole else amount)
     return node
 
 
@@ -296,8 +358,5 @@ def _recipe(
     tree: dict[str, Any] = {key: child for key, child in node.items() if key not in OF_METHODS}
     tree["name"] = root.child("name", name)
     tree["variants"] = root.child("variants", dict(variants))
-    if "seeds" in own:
-        tree["seeds"] = own["seeds"]
-    else:
-        tree["seeds"] = root.child("seeds", 3)
+    tree["seeds"] = own["seeds"] if "seeds" in own else root.child("seeds", 3)
     return recipe_of(replace(root, value=tree), directory)

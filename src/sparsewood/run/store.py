@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsewood.errors import FileFormatError, SparsewoodError
+from sparsewood.errors import FileFormatError, OutputError, SparsewoodError
 
 __all__ = ["COLUMNS", "Store", "open_results"]
 
@@ -108,6 +108,11 @@ class Store:
                 database.execute("PRAGMA synchronous = NORMAL")
                 with database:
                     yield database
+        except sqlite3.OperationalError as error:  # it is as it should be, and the system is not
+            raise OutputError(
+                f"'{self.path}' cannot be read or written now ({error}). Make room, wait for whoever holds it, or "
+                "change its permissions; the same command goes on, since each cell has noted what it found."
+            ) from error
         except sqlite3.DatabaseError as error:
             raise FileFormatError(
                 f"'{self.path}' cannot be read or written as results of a sweep ({error}). Move it away: it is made "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsewood.errors import FileFormatError
-from sparsewood.run.cell_work import CELL
+from sparsewood.run.cell_work import CELL, of_this_dense
 from sparsewood.run.cells import Cell, Plan
 from sparsewood.run.directory import read_json, write_text
 from sparsewood.run.engines import Done, Engine
@@ -113,15 +113,16 @@ def write_table(store: Store, board: Board, directory: Path) -> None:
 
 
 def noted_row(plan: Plan, cell: Cell) -> dict[str, Any] | None:
-    """What a cell noted when it was done; None if it was not, or for another grid."""
+    """What a cell noted when it was done; None if it was not, or for another grid or another dense network."""
     path = plan.directory / f"seed-{cell.seed}" / cell.stage / CELL
     if not path.is_file():
         return None
     try:
         row = read_json(path)
+        known = row.get("hash") == cell.hash and of_this_dense(plan.directory, row)
     except FileFormatError:
         return None
-    return row if row.get("hash") == cell.hash else None
+    return row if known else None
 
 
 def _in_order(plans: Sequence[Plan]) -> list[Cell]:

@@ -42,16 +42,18 @@ def _table(plan: Plan, board: Board) -> Table:
             reached.setdefault((cell.method, cell.amount), []).append(row["accuracy"])
     roles = {cell.method: cell.role for cell in plan.cells}
     order = sorted(roles, key=lambda name: (roles[name] != "method", list(roles).index(name)))
-    rows = tuple((name, *(_cell(reached.get((name, amount))) for amount in amounts)) for name in order)
-    heads = ("dense" if amount == 1 else f"{amount:g}x" for amount in amounts)
     seeds = len({cell.seed for cell in plan.cells})
+    rows = tuple((name, *(_cell(reached.get((name, amount)), seeds) for amount in amounts)) for name in order)
+    heads = ("dense" if amount == 1 else f"{amount:g}x" for amount in amounts)
     title = f"{plan.problem.name} ({plan.problem.title}): test accuracy in %, mean +- sample std over {seeds} seeds"
     return Table(title, ("method", *heads), rows)
 
 
-def _cell(values: list[float] | None) -> str:
+def _cell(values: list[float] | None, seeds: int) -> str:
+    """Mean and deviation; how many seeds there are, if not all."""
     if not values:
         return ""
     found = summarize(values)
     mean = f"{100 * found.mean:.2f}"
-    return mean if found.std is None else f"{mean} +- {100 * found.std:.2f}"
+    shown = mean if found.std is None else f"{mean} +- {100 * found.std:.2f}"
+    return shown if len(values) == seeds else f"{shown} (of {len(values)})"

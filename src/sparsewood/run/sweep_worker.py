@@ -85,7 +85,13 @@ def work(order: Order, cell_hash: str) -> dict[str, Any]:
 
     Raises `SparsewoodError` for any error, which is one line; where it came from stands in `error.txt` of the cell.
     """
-    plan, cell = _known(order)[cell_hash]
+    found = _known(order).get(cell_hash)
+    if found is None:
+        raise SparsewoodError(
+            "This process reads the grid otherwise than the one that began the sweep: it has another release of "
+            "sparsewood, or of a module that the grid names. Use the same everywhere."
+        )
+    plan, cell = found
     directory = plan.directory / f"seed-{cell.seed}" / cell.stage
     torch.set_num_threads(plan.recipe.threads)
     with importable((order.directory, Path.cwd())), waited_for(directory):

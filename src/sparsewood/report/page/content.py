@@ -82,7 +82,7 @@ def verdict(study: Study) -> str:
     if study.missing:
         reasons.append(f"{len(study.missing)} of {len(study.checklist)} items of the checklist are missing")
     if study.failures:
-        reasons.append(f"{len(study.failures)} network{'s' * (len(study.failures) > 1)} failed")
+        reasons.append(f"{len(study.failures)} network{'s are' if len(study.failures) > 1 else ' is'} missing")
     return f"The tables are not complete: {', '.join(reasons)}."
 
 

@@ -2,9 +2,11 @@
 // Layer by layer: how much is gone, what is left of each unit, what pruning one layer alone costs.
 page.rowTicks = (names, width, least = 0) => {
   const most = Math.max(least, width < 560 ? 14 : 28);
-  const ticks = names.map((_, place) => place);
-  return { tickvals: ticks, ticktext: names.map((name) => page.plain(name.length > most ? `\u2026${name.slice(1 - most)}` : name)), autorange: "reversed", showgrid: false, ticks: "", tickfont: { size: 11 } };
+  const ticks = page.spaced(names.length, 85);
+  return { tickvals: ticks, ticktext: ticks.map((place) => names[place]).map((name) => page.plain(name.length > most ? `\u2026${name.slice(1 - most)}` : name)), autorange: "reversed", showgrid: false, ticks: "", tickfont: { size: 11 } };
 };
+// Every field has a name, or where that many would hide one another, every second, third...
+page.spaced = (count, most) => Array.from({ length: count }, (_, place) => place).filter((place) => place % Math.ceil(count / Math.max(1, most)) === 0);
 page.heightFor = (rows, each, width) => Math.min(1400, Math.max(260, (width < 560 ? 190 : 120) + each * rows));
 
 page.buildLayers = (panel) => {
@@ -30,9 +32,9 @@ page.layerMap = (all, width) => {
     hovertext: field((one) => `<b>${page.plain(one.layer)}</b><br>${page.plain(one.method)}<br>${page.percent(one.sparsity)} % gone<br>${page.short(one.size * (1 - one.sparsity))} of ${page.short(one.size)} weights left`),
     text: field((one) => page.fixed(100 * one.sparsity, one.sparsity > 0.99 && one.sparsity < 1 ? 1 : 0)), texttemplate: layers.length <= 60 && page.fits(methods.length, width) ? "%{text}" : "",
   }];
-  const columns = methods.map((_, place) => place);
+  const columns = page.spaced(methods.length, width / 16);
   const layout = page.layout({
-    xaxis: { tickvals: columns, ticktext: methods.map((name) => page.cut(name, width)), showgrid: false, ticks: "", side: "bottom", tickangle: methods.length > 4 ? -40 : 0 },
+    xaxis: { tickvals: columns, ticktext: columns.map((place) => page.cut(methods[place], width)), showgrid: false, ticks: "", side: "bottom", tickangle: methods.length > 4 ? -40 : 0 },
     yaxis: page.rowTicks(layers, width), margin: { l: 60, r: 10, t: 10, b: 40 },
   });
   return { data, layout, height: page.heightFor(layers.length, 28, width) };
@@ -42,7 +44,7 @@ page.layerMap = (all, width) => {
 
 page.buildUnitMaps = (panel) => {
   const now = { records: [] };
-  const chart = page.chart(panel, { title: "What is left of each unit", figure: (width) => page.unitMap(now.records, width), note: "A row is a layer, a field one of its units (outputs). Rows are as wide as one another, however many units they have. Orange: the unit is gone; blue: all of its weights are there." });
+  const chart = page.chart(panel, { title: "What is left of each unit", figure: (width) => page.unitMap(now.records, width), note: "A row is a layer, a field one of its units (outputs). Rows are as wide as one another, however many units they have. Orange: the unit is gone; blue: the darker, the more of its weights is there." });
   page.chooser(panel, () => page.records("unit_maps"), [page.KEYS.problem, page.KEYS.method, page.KEYS.amount], (records, values) => {
     now.records = records;
     chart.rename(`What is left of each unit: ${values.method}, ${values.problem}, asked ${page.amount(values.amount)}`);
@@ -63,7 +65,7 @@ page.unitMap = (records, room) => {
     hovertext: field((one, at) => `<b>${page.plain(one.layer)}</b>, unit ${at}<br>${page.percent(one.kept[at], 1)} % kept`),
   }];
   const names = records.map((one) => `${one.layer} (${one.kept.length - gone(one)}/${one.kept.length})`);
-  const layout = page.layout({ xaxis: { showticklabels: false, showgrid: false, ticks: "", title: { text: "units of the layer, in order" } }, yaxis: page.rowTicks(names, room, 20), margin: { l: 60, r: 10, t: 10, b: 40 } });
+  const layout = page.layout({ xaxis: { showticklabels: false, showgrid: false, ticks: "", title: { text: room < 560 ? "units, in order" : "units of the layer, in order" } }, yaxis: page.rowTicks(names, room, 20), margin: { l: 60, r: 10, t: 10, b: 40 } });
   return { data, layout, height: page.heightFor(records.length, 30, room) };
 };
 

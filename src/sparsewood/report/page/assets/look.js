@@ -60,7 +60,8 @@ page.sample = (style) => page.svg("svg", { width: 36, height: 14, viewBox: "-18 
 // ---------------------------------------------------------------- scales of heat maps, told apart with any colour vision
 
 page.SCALE = [[0, "#fdf6d8"], [0.25, "#b4dccf"], [0.5, "#68b1cf"], [0.75, "#2a5d9f"], [1, "#182a5e"]];
-page.GONE_KEPT = [[0, "#D55E00"], [0.5, "#efe6dc"], [1, "#0072B2"]];
+// Orange is for nothing at all: a unit of which little is left must not look as one that is gone.
+page.GONE_KEPT = [[0, "#D55E00"], [1e-9, "#D55E00"], [1e-9, "#eaf1f5"], [0.5, "#86b9dc"], [1, "#00507d"]];
 
 // ---------------------------------------------------------------- theme
 

@@ -16,24 +16,35 @@ page.buildOverlaps = (panel) => {
 // Without the methods that are switched off.
 page.shownOverlap = (one) => {
   const kept = one.names.map((_, place) => place).filter((place) => one.between !== "methods" || page.isOn(one.names[place]));
-  return { ...one, names: kept.map((place) => one.names[place]), matrix: kept.map((row) => kept.map((column) => one.matrix[row][column])) };
+  const part = (matrix) => kept.map((row) => kept.map((column) => matrix[row][column]));
+  return { ...one, names: kept.map((place) => one.names[place]), matrix: part(one.matrix), chances: one.chances.length ? part(one.chances) : [] };
 };
 
 page.overlap = (all, width) => {
   const one = all && page.shownOverlap(all);
   if (!one || !one.names.length) return null;
-  const places = one.names.map((_, place) => place);
+  const places = page.spaced(one.names.length, width / 16);
+  const byChance = (row, column) => (one.chances.length && row !== column ? `, by chance ${page.fixed(one.chances[row][column], 3)}` : "");
   const data = [{
     type: "heatmap", z: one.matrix, zmin: 0, zmax: 1, colorscale: page.SCALE, xgap: 2, ygap: 2, colorbar: page.colorbar("overlap", width), hoverinfo: "text",
-    hovertext: one.matrix.map((line, row) => line.map((value, column) => `<b>${page.plain(one.names[row])}</b> and <b>${page.plain(one.names[column])}</b><br>${page.fixed(value, 3)} of what either keeps is kept by both`)),
+    hovertext: one.matrix.map((line, row) => line.map((value, column) => `<b>${page.plain(one.names[row])}</b> and <b>${page.plain(one.names[column])}</b><br>${page.fixed(value, 3)} of what either keeps is kept by both${byChance(row, column)}`)),
     text: one.matrix.map((line) => line.map((value) => page.fixed(value, 2))), texttemplate: page.fits(one.names.length, width) ? "%{text}" : "",
   }];
   const layout = page.layout({
-    xaxis: { tickvals: places, ticktext: one.names.map((name) => page.cut(name, width)), showgrid: false, ticks: "", tickangle: one.names.length > 4 ? -40 : 0 },
+    xaxis: { tickvals: places, ticktext: places.map((place) => page.cut(one.names[place], width)), showgrid: false, ticks: "", tickangle: one.names.length > 4 ? -40 : 0 },
     yaxis: page.rowTicks(one.names, width), margin: { l: 60, r: 10, t: 10, b: 40 },
   });
-  const chance = page.known(one.chance) ? ` Independent random masks of these densities would have ${page.fixed(one.chance, 3)}: that is the chance level.` : "";
+  const chance = page.chanceLevel(one);
   return { data, layout, height: page.heightFor(one.names.length, 36, width), note: `Jaccard index: kept by both / kept by either.${chance}` };
+};
+
+// What random masks would have: each pair has a chance level of its own, as methods keep other shares of the layers.
+page.chanceLevel = (one) => {
+  const pairs = one.chances.flatMap((row, at) => row.slice(0, at)).map((value) => page.fixed(value, 3));
+  if (!pairs.length) return page.known(one.chance) && one.names.length > 1 ? ` Independent random masks of these densities would have ${page.fixed(one.chance, 3)}, the mean over pairs: that is the chance level.` : "";
+  const [low, high] = [pairs.reduce((a, b) => (Number(a) < Number(b) ? a : b)), pairs.reduce((a, b) => (Number(a) > Number(b) ? a : b))];
+  return low === high ? ` Independent random masks of these densities would have ${low}: that is the chance level.`
+    : ` Independent random masks of these densities would have ${low} to ${high}, by pair: point at a field for its chance level.`;
 };
 
 page.buildHistograms = (panel) => {

@@ -6,7 +6,7 @@ page.geometry = (room) => {
   const narrow = room < 560;
   const width = Math.max(300, Math.min(900, room));
   const left = narrow ? 2 : 190;
-  return { narrow, width, left, inner: width - left - (narrow ? 56 : 220), height: 34, above: narrow ? 34 : 0, gap: 14 };
+  return { narrow, width, left, inner: width - left - (narrow ? 56 : 270), height: 34, above: narrow ? 34 : 0, gap: 14 };
 };
 
 page.buildNetworks = (panel) => {

@@ -78,11 +78,11 @@ page.tradeoff = (problem, width) => {
 };
 
 page.tradeoffNote = (problem, without, dense) => {
-  const failed = page.records("failures").filter((one) => one.problem === problem).length;
+  const missing = page.records("failures").filter((one) => one.problem === problem).length;
   return [
     dense ? "" : "No dense control is shown.",
     without ? `${without} points have no value on this axis.` : "",
-    failed ? `${failed} network${failed > 1 ? "s" : ""} of this problem failed, see the top of the page.` : "",
+    missing ? `${missing} network${missing > 1 ? "s" : ""} of this problem ${missing > 1 ? "are" : "is"} missing, see the top of the page.` : "",
   ].filter(Boolean).join(" ");
 };
 
