@@ -133,6 +133,31 @@ def test_networks_without_a_value_are_left_out_and_counted() -> None:
         accuracy_curves([replace(one, speedup=float("inf")) for one in rows()], across="speedup")
 
 
+def test_of_very_many_lines_controls_of_single_methods_are_left_out() -> None:
+    methods = [f"m{number}" for number in range(9)]
+    given = [row(name, 2.0, seed, 0.9) for name in methods for seed in SPREAD]
+    for kind in ("random_layers", "scratch"):
+        given += [
+            row(f"{kind}_of_{name}", 2.0, seed, 0.8, role="control", of=name) for name in methods for seed in SPREAD
+        ]
+    given += [row("random", 2.0, seed, 0.5, role="control") for seed in SPREAD]
+    (axes,) = accuracy_curves(given).axes
+    assert list(series(axes)) == [*methods, "random"]
+    assert axes.get_ylabel().endswith("\nwithout 18 controls of single methods")
+    few = [one for one in given if one.method == "m1" or one.of == "m1"]
+    (axes,) = accuracy_curves(few).axes
+    assert list(series(axes)) == ["m1", "random_layers_of_m1", "scratch_of_m1"]
+    assert "without" not in axes.get_ylabel()
+
+
+def test_all_names_fit_beside_the_drawing() -> None:
+    figure = accuracy_curves([row(f"m{number}", 2.0, seed, 0.9) for number in range(60) for seed in SPREAD])
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.y0 >= 0
+    assert box.y1 <= figure.bbox.height
+
+
 def test_single_seeds_have_no_deviation() -> None:
     (axes,) = accuracy_curves([one for one in rows() if one.seed == 2]).axes
     assert "seeds: 1" in axes.get_ylabel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,14 @@ def test_overlaps_are_heat_maps_with_numbers() -> None:
     assert [text.get_text() for text in axes.get_xticklabels()] == list(given.names)
     assert axes.get_title() == "digits: compression 4\nbetween methods; by chance 0.25"
     assert bar.get_ylabel() == "kept by both / kept by any of the two"
+
+
+def test_chance_is_said_from_the_least_to_the_most_of_all_pairs() -> None:
+    chances = ((1.0, 0.05, 0.3), (0.05, 1.0, 0.2), (0.3, 0.2, 1.0))
+    title = mask_overlap([replace(overlap(), chances=chances)]).axes[0].get_title()
+    assert title.endswith("between methods; by chance 0.05 to 0.30, by pair")
+    alike = tuple(tuple(1.0 if i == j else 0.05 for j in range(3)) for i in range(3))
+    assert mask_overlap([replace(overlap(), chances=alike)]).axes[0].get_title().endswith("; by chance 0.05")
 
 
 def test_overlaps_of_seeds_say_of_what() -> None:

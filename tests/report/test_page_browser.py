@@ -6,6 +6,7 @@ import runpy
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from sparsewood.report.fronts import pareto_front
 from sparsewood.report.page import write_page
 from sparsewood.report.page.points import AXES, points_of
-from sparsewood.report.study import Study
+from sparsewood.report.study import LayerSparsity, Overlap, Study, UnitMap
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -125,6 +126,46 @@ def test_the_front_is_that_of_what_is_shown(opened: Open, report: Path) -> None:
         able = [p for p in shown if p.values[axis.key]]
         numbers = [(p.values[axis.key].mean, p.values["accuracy"].mean) for p in able]  # pyright: ignore[reportOptionalMemberAccess]
         assert sorted(every.index(able[i]) for i in pareto_front(numbers, better=axis.better)) == sorted(drawn), axis
+
+
+def test_every_pair_of_masks_has_its_own_chance_level(opened: Open, tmp_path: Path) -> None:
+    study = studies.large_study()
+    names, alike = (
+        ("SNIP", "SynFlow", "random"),
+        tuple(tuple(1.0 if i == j else 0.1 for j in range(3)) for i in range(3)),
+    )
+    chances = ((1.0, 0.05, 0.3), (0.05, 1.0, 0.2), (0.3, 0.2, 1.0))
+    one = Overlap(studies.PROBLEMS[0], 2.0, "methods", "", names, alike, 0.18, chances)
+    page = opened(write_page(replace(study, overlaps=[one]), tmp_path / "page.html"))
+    page.click("#tab-overlap")
+    plot = page.locator("#panel-overlap .plot")
+    plot.locator(".main-svg").first.wait_for()
+    note = page.locator("#panel-overlap .note")
+    assert "would have 0.050 to 0.300, by pair" in note.inner_text()
+    words = page.evaluate("() => document.querySelector('#panel-overlap .plot').data[0].hovertext")
+    assert words[0][1].endswith("0.100 of what either keeps is kept by both, by chance 0.050")
+    assert "chance" not in words[1][1]
+    page.evaluate("() => { page.state.off.add('random'); page.changed(); }")
+    assert "would have 0.050: that is the chance level" in note.inner_text()
+
+
+def test_only_units_that_are_gone_look_as_such(opened: Open, tmp_path: Path) -> None:
+    maps = [UnitMap("p", "m", 2.0, "fc", (0.0, 0.0001, 0.5, 1.0))]
+    page = opened(write_page(Study("units", unit_maps=maps), tmp_path / "page.html"))
+    page.locator("#panel-units .plot .main-svg").first.wait_for()
+    scale = page.evaluate("() => document.querySelector('#panel-units .plot').data[0].colorscale")
+    assert [color for place, color in scale if 100 * place <= 100 * 1e-7] == ["#D55E00", "#D55E00", "#eaf1f5"]
+    assert not any(color == "#D55E00" for place, color in scale if place > 1e-7)
+
+
+def test_names_of_hundreds_of_layers_do_not_hide_one_another(opened: Open, tmp_path: Path) -> None:
+    layers = [LayerSparsity("p", "m", 2.0, f"layer{number}.weight", 10, 0.5) for number in range(300)]
+    page = opened(write_page(Study("layers", layers=layers), tmp_path / "page.html"))
+    page.locator("#panel-layers .plot .main-svg").first.wait_for()
+    boxes = [one.bounding_box() for one in page.locator("#panel-layers .ytick text").all()]
+    assert 40 < len(boxes) < 100
+    places = sorted(box["y"] for box in boxes if box)
+    assert min(b - a for a, b in pairwise(places)) > 10
 
 
 def test_tables_are_sorted_filtered_and_copied(opened: Open, report: Path) -> None:

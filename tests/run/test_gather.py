@@ -251,6 +251,34 @@ def test_a_cell_whose_note_is_gone_is_a_failure(copied: Path) -> None:
     assert (failure.method, failure.amount, failure.seed) == ("lamp", 2.0, 1)
 
 
+@pytest.mark.parametrize("text", ['{"problem": "dig', "[]", '{"seed": 1}', "NaN"])
+def test_a_damaged_note_keeps_no_others_from_being_shown(copied: Path, text: str) -> None:
+    count = len(gather([copied]).study.rows)
+    path = stage_of(copied, "lamp", 2.0, 1) / "cell.json"
+    nan = json.dumps({**json.loads(path.read_text()), "accuracy": float("nan")})
+    path.write_text(nan if text == "NaN" else text)
+    study = gather([copied]).study
+    (failure,) = study.failures
+    assert (failure.method, failure.amount, failure.seed) == ("lamp", 2.0, 1)
+    assert "cell.json, is damaged" in failure.error
+    assert len(study.rows) == count - 1
+
+
+def test_networks_that_nobody_began_with_have_their_names_and_amounts(copied: Path) -> None:
+    command(copied, "DELETE FROM cells")
+    study = gather([copied]).study
+    assert not study.rows
+    named = {(one.method, one.amount) for one in study.failures}
+    assert named >= {
+        ("dense", 1.0),
+        ("dense_tuned", 1.0),
+        ("lamp", 8.0),
+        ("random", 2.0),
+        ("random_layers_of_lamp", 2.0),
+    }
+    assert all(one.error == "It is not done yet." for one in study.failures)
+
+
 def test_a_sweep_in_which_something_failed(tmp_path: Path) -> None:
     """[8.3] No table is complete without it, and the others are there."""
     text = GRID.replace("  lamp: {pruning: {criterion: LAMP}}\n  long", "  long").replace("seeds: 2", "seeds: 1")
@@ -305,6 +333,23 @@ def test_a_run_is_a_study(ran: Path) -> None:
     assert not gathered.report["complete"]
 
 
+def test_variants_of_a_run_that_train_otherwise_have_a_control_of_their_own(tmp_path: Path) -> None:
+    pruned = """\
+seeds: 1
+pruning: {schedule: {name: OneShot, amount: 0.5}}
+retraining: {epochs: 1}
+variants: {short: {}, same: {pruning: {criterion: Random}}, long: {retraining: {epochs: 2}}}
+"""
+    (tmp_path / "r.yaml").write_text(RECIPE.partition("pruning:")[0] + pruned)
+    study = gather([run_recipe(tmp_path / "r.yaml", [f"output={tmp_path}"], quiet=True)]).study
+    controls = {row.method: row for row in study.rows if row.role == "control"}
+    assert {name: row.of for name, row in controls.items()} == {"dense": "", "dense_of_long": "long"}
+    methods = {row.method: row for row in study.rows if row.role == "method"}
+    found = {one.method: one.mean for one in study.differences if one.control == "dense"}
+    for name, control in (("short", "dense"), ("same", "dense"), ("long", "dense_of_long")):
+        assert found[name] == pytest.approx(100 * (methods[name].accuracy - controls[control].accuracy))
+
+
 def test_tables_of_sensitivity(tmp_path: Path) -> None:
     (tmp_path / "sensitivity.csv").write_text(SENSITIVITY)
     for place in (tmp_path, tmp_path / "sensitivity.csv", tmp_path.parent):
@@ -339,6 +384,17 @@ def test_several_at_once(swept: Path, ran: Path, tmp_path: Path) -> None:
 
 def test_a_directory_of_directories_is_looked_into(swept: Path) -> None:
     assert keys(gather([swept.parent]).study.rows) == keys(gather([swept]).study.rows)
+
+
+def test_what_is_left_out_of_a_directory_of_directories_is_told(
+    swept: Path, copied: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = copied.parent / "begun"
+    begun.mkdir()
+    (begun / "params.json").write_text("{}")
+    assert len(gather([copied.parent]).study.rows) == len(gather([swept]).study.rows)
+    (told,) = caplog.messages
+    assert told == f"'{begun}' is left out of the report: nothing in it is finished."
 
 
 def test_what_is_found_twice_is_no_further_seed(swept: Path, copied: Path, ran: Path) -> None:

@@ -301,6 +301,18 @@ def test_masks_that_were_made_of_others_are_found(copied: Path) -> None:
     assert "are other masks" in (directory / "error.txt").read_text()
 
 
+def test_nothing_is_compared_with_what_may_be_recovered_in_another_way(copied: Path) -> None:
+    """Notes that do not say how: no difference is better than one to the control of another method."""
+    assert "random" in {one.control for one in gather([copied]).study.differences if one.method == "often"}
+    notes = json.loads((copied / "sweep.json").read_text())
+    for told in notes["problems"]["digits"]["methods"].values():
+        del told["family"], told["stands_for"]
+    (copied / "sweep.json").write_text(json.dumps(notes))
+    found = {(one.method, one.control) for one in gather([copied]).study.differences}
+    assert ("often", "random") not in found
+    assert ("often", "random_layers") in found
+
+
 def test_two_sweeps_that_mean_other_problems_by_one_name_are_refused(swept: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(swept, other)

@@ -71,6 +71,7 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Told:
 
         def log_batch(self, run: str, metrics: Any = (), params: Any = ()) -> None:
             assert len(params) <= 100, "MLflow refuses more"
+            assert len(metrics) <= 1000, "MLflow refuses more"
             told.append(("batch", run, {m[0]: (m[1], m[3]) for m in metrics} or dict(params)))
 
         def set_terminated(self, run: str, status: str) -> None:
@@ -161,6 +162,14 @@ def test_mlflow_takes_many_parameters_in_parts(mlflow: Told, tmp_path: Path) -> 
     parts = [one[2] for one in mlflow if one[0] == "batch"]
     assert [len(part) for part in parts] == [100, 100, 51]
     assert len(parts[-1]["long"]) == 6000
+
+
+def test_mlflow_takes_many_values_in_parts(mlflow: Told, tmp_path: Path) -> None:
+    log = MlflowLog(tmp_path, {})
+    log.start(0)
+    log.write(Epoch(1, 0.5, 0.9), {f"layer{number}": 0.5 for number in range(1500)})
+    values = [key for one in mlflow if one[0] == "batch" for key in one[2]]
+    assert len(values) == len(set(values)) == 1503
 
 
 def test_where_mlflow_writes(mlflow: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

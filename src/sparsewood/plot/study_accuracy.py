@@ -97,7 +97,9 @@ def accuracy_curves(
         lacking = sum(row.problem == one for row in chosen) - len(own)
         axes.set_title(one + (f" ({lacking} networks without a value)" if lacking else ""), fontsize=9, loc="left")
     without = f"\nwithout {hidden} controls of single methods" if hidden else ""
-    drawn[0].set_ylabel(f"test accuracy [%]\nmean and sample standard deviation, {_seeds(known)}{without}", fontsize=8.5)
+    drawn[0].set_ylabel(
+        f"test accuracy [%]\nmean and sample standard deviation, {_seeds(known)}{without}", fontsize=8.5
+    )
     _legend(figure, drawn)
     return finish(figure, path)
 

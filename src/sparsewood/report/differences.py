@@ -76,19 +76,20 @@ def _alike(pairs: Sequence[tuple[Row, Row]]) -> bool:
 def controls_of(rows: Iterable[Row]) -> Callable[[Row], Mapping[str, tuple[str, float]]]:
     """The controls that there are of a method at an amount.
 
-    Those of its own (rows that name it in `of`), and those of all at the same amount, or dense ones (amount 1).
+    Those of its own (rows that name it in `of`), and those of all, at the same amount, or dense ones (amount 1).
     """
-    own: dict[tuple[str, str], dict[str, None]] = {}
+    own: dict[tuple[str, str], dict[tuple[str, float], None]] = {}
     general: dict[tuple[str, str, float], None] = {}
     for row in rows:
         if row.role == "control" and row.of:
-            own.setdefault((row.problem, row.of), {})[row.method] = None
+            own.setdefault((row.problem, row.of), {})[row.method, row.amount] = None
         elif row.role == "control":
             general[row.problem, row.method, row.amount] = None
 
     def find(row: Row) -> dict[str, tuple[str, float]]:
         suffix = f"_of_{row.method}"
-        found = {name.removesuffix(suffix): (name, row.amount) for name in own.get((row.problem, row.method), {})}
+        those = own.get((row.problem, row.method), {})
+        found = {name.removesuffix(suffix): (name, at) for name, at in those if at in (1.0, row.amount)}
         for problem, name, amount in general:
             if problem == row.problem and amount in (1.0, row.amount):
                 found.setdefault(name, (name, amount))

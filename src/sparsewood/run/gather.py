@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import re
 import shlex
@@ -25,6 +26,8 @@ from sparsewood.run.store import FILE, Store
 from sparsewood.run.sweep_notes import NOTES
 
 __all__ = ["Gathered", "gather"]
+
+logger = logging.getLogger(__name__)
 
 SENSITIVITY = "sensitivity.csv"
 PLANNED = re.compile(r"(?:(.+)-of-)?(.+)-([\d.]+(?:e[+-]?\d+)?)x-[0-9a-f]{8}")
@@ -87,7 +90,7 @@ def _each_once(cells: Sequence[tuple[dict[str, Any], Path]]) -> list[tuple[dict[
     """Cells without those that several sweeps or runs have, or that were found twice: they are no further seeds."""
     found: dict[object, tuple[dict[str, Any], Path]] = {}
     for cell, place in cells:
-        same = tuple(cell[name] for name in ("problem", "method", "amount", "seed", "accuracy", "recipe"))
+        same = tuple(cell[name] for name in ("problem", "method", "of", "amount", "seed", "accuracy", "recipe"))
         found.setdefault(cell["hash"] or same, (cell, place))
     return list(found.values())
 
@@ -107,7 +110,10 @@ def _look_into(place: Path, found: Found) -> None:
         known = _directory(place, found)
     else:
         below = [path for path in sorted(place.iterdir()) if path.is_dir() or path.suffix == ".csv"]
-        known = any([_quietly(path, found) for path in below])
+        shown = {path: _quietly(path, found) for path in below}
+        known = any(shown.values())
+        for path in (path for path, there in shown.items() if not there and path.is_dir() and _is_known(path)):
+            logger.warning("'%s' is left out of the report: nothing in it is finished.", path)
     if not known:
         raise SparsewoodError(
             f"'{place}' holds nothing that a report could show. Give the directory of `sparsewood sweep` or "
@@ -240,8 +246,8 @@ def _controls(rows: Sequence[Row], facts: Facts) -> Callable[[Row], dict[str, tu
         for name, there in every(row).items():
             plain = name.partition("_as_")[0]
             other = facts.methods.get(f"{row.problem}/{there[0]}", {})
-            if other and other.get("family") != told.get("family"):
-                continue
+            if other and (other.get("family") is None or other["family"] != told.get("family")):
+                continue  # recovered in another way, or nobody noted in which
             if plain.startswith("dense") and there[0] != told.get("control", there[0]):
                 continue
             found.setdefault(plain, there)

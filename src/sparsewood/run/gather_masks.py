@@ -202,8 +202,10 @@ def _is_chain(shapes: Sequence[Sequence[int]]) -> bool:
     """Whether each weight can take what the one before it gives: else the order of the model says nothing of what feeds
     what, as where a shortcut has a weight of its own.
 
-    >>> _is_chain([(16, 1, 3, 3), (32, 16, 3, 3), (10, 512)]), _is_chain([(64, 64, 3, 3), (128, 64, 3, 3), (128, 64, 1, 1)])
-    (True, False)
+    >>> _is_chain([(16, 1, 3, 3), (32, 16, 3, 3), (10, 512)])
+    True
+    >>> _is_chain([(128, 64, 3, 3), (128, 128, 3, 3), (128, 64, 1, 1)])
+    False
     """
     return all(
         inputs == before[0]

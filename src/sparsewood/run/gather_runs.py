@@ -30,16 +30,20 @@ def run_cells(place: Path, found: Found) -> bool:
     results = [read_json(path)["results"] for path in sorted(place.glob("seed-*/evaluation.json"))]
     amounts = _amounts(results)
     for seed in results:
-        dense = False
+        first = None
         for one in seed:
-            control = one["round"] == 0
-            if control and dense:
-                continue
-            dense = dense or control
+            control, of = one["round"] == 0, ""
+            if control:
+                network = _fingerprint(place / one["result"]["path"])
+                if network == first:
+                    continue
+                of = "" if first is None else one["result"]["strategy"]  # it was trained on as this variant is
+                first = network if first is None else first
             variant = next((v for v in settings["variants"] if v["name"] == one["result"]["strategy"]), {})
             recipe = write(told if control else {**told, "variant": variant})
             amount = 1.0 if control else amounts.get((one["result"]["strategy"], one["round"]), 0.0)
             cell = _cell(problem, one, recipe, amount, control=control)
+            cell |= {"of": of, "method": f"dense_of_{of}"} if of else {}
             found.cells.append((cell, place / one["result"]["path"]))
     found.facts.append(
         Facts(
@@ -53,6 +57,12 @@ def run_cells(place: Path, found: Found) -> bool:
     found.memorization += of_levels(place)
     found.titles.append(parameters["recipe"])
     return True
+
+
+def _fingerprint(stage: Path) -> str:
+    """That of the network that a stage came to: variants that are trained alike have the same control."""
+    path = stage / "done.json"
+    return str(read_json(path).get("fingerprint")) if path.is_file() else ""
 
 
 def _amounts(results: Sequence[Sequence[dict[str, Any]]]) -> dict[tuple[str, int], float]:

@@ -28,6 +28,7 @@ __all__ = ["MlflowLog", "WandbLog", "flat"]
 
 Plain = str | os.PathLike[str]
 MOST = 100  # parameters that MLflow takes at once
+VALUES = 1000  # metrics that it takes at once
 LETTERS = 6000  # of a parameter's value
 
 
@@ -105,7 +106,8 @@ class MlflowLog:
         mlflow, client = self._client()
         when, step = int(1000 * told["time"]), told["epoch"]
         metrics = [mlflow.entities.Metric(key, value, when, step) for key, value in told["values"].items()]
-        client.log_batch(self._mark.read_text(encoding="utf-8"), metrics=metrics)
+        for first in range(0, len(metrics), VALUES):
+            client.log_batch(self._mark.read_text(encoding="utf-8"), metrics=metrics[first : first + VALUES])
 
     def _client(self) -> tuple[ModuleType, Any]:
         mlflow = _library("mlflow", "MLflow", "mlflow")
