@@ -102,12 +102,12 @@ def test_there_is_a_figure_for_each_problem_and_kind() -> None:
 
 def test_figures_are_at_the_amount_in_the_middle_and_the_rest_is_named() -> None:
     found = figures(study())
-    assert found["layers-digits-net"]().axes[0].get_title(loc="left") == "digits, net: compression 4"
+    assert found["layers-digits-net"]().axes[0].get_title(loc="left") == "digits, net: asked 4x"
     titles = [axes.get_title(loc="left") for axes in found["training-digits-net"]().axes][::2]
     assert titles == [
-        "digits, net: a, compression 2, seed 1, dense",
-        "digits, net: a, compression 4, seed 1, after",
-        "digits, net: b, compression 4, seed 1, after",
+        "digits, net: a, asked 2x, seed 1, dense",
+        "digits, net: a, asked 4x, seed 1, after",
+        "digits, net: b, asked 4x, seed 1, after",
     ]
     told = left_out(study())
     assert "scores, digits, net: compression 2, 8; drawn is 4" in told

@@ -31,7 +31,7 @@ def test_overlaps_are_heat_maps_with_numbers() -> None:
     written = [float(text.get_text()) for text in axes.texts]
     np.testing.assert_allclose(written, np.ravel(given.matrix), atol=0.005)
     assert [text.get_text() for text in axes.get_xticklabels()] == list(given.names)
-    assert axes.get_title() == "digits: compression 4\nbetween methods; by chance 0.25"
+    assert axes.get_title() == "digits: asked 4x\nbetween methods; by chance 0.25"
     assert bar.get_ylabel() == "kept by both / kept by any of the two"
 
 
@@ -71,7 +71,7 @@ def test_histograms_are_stacked_with_the_threshold() -> None:
     np.testing.assert_array_equal(edges, given.edges)
     (line,) = axes.lines
     assert np.asarray(line.get_xdata()).tolist() == [given.threshold] * 2
-    assert axes.get_title(loc="left") == "digits: m, compression 4\nconv"
+    assert axes.get_title(loc="left") == "digits: m, asked 4x\nconv"
 
 
 def test_histograms_without_a_threshold_have_no_line_and_say_what_is_not_shown() -> None:
@@ -93,7 +93,7 @@ def test_units_are_squares_in_order_and_gone_ones_are_crossed_out() -> None:
     assert len(axes.collections[0].get_paths()) == 2, "one unit, crossed out with two lines"
     words = " ".join(text.get_text() for text in (*figure.texts, *(one for axes in figure.axes for one in axes.texts)))
     assert "69 of 70 units left, 50.0 % of weights" in words
-    assert "digits: m, compression 4" in words
+    assert "digits: m, asked 4x" in words
 
 
 def test_many_units_are_a_square() -> None:
@@ -112,7 +112,7 @@ def test_profiles_have_a_line_for_each_method_over_the_layers() -> None:
     ]
     figure = layer_profile(layers)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == [f"{problem}: compression {amount}" for problem in "pq" for amount in (2, 4)]
+    assert titles == [f"{problem}: asked {amount}x" for problem in "pq" for amount in (2, 4)]
     for axes in figure.axes:
         assert [line.get_label() for line in axes.lines] == ["a", "b"]
         np.testing.assert_allclose(np.asarray(axes.lines[0].get_xdata(), float), [10, 50, 90])

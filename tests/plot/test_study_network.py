@@ -26,7 +26,7 @@ def test_boxes_are_filled_by_what_is_left_in_order() -> None:
     words = [text.get_text() for text in axes.texts]
     assert words[:3] == ["conv1", "Conv2d 8x1x3x3", "36 of 72 (50.0 %)\n4 of 8 units"]
     assert words[-1] == "80 of 80 (100.0 %)"
-    assert axes.get_title(loc="left") == "digits: magnitude, compression 8\n116 of 728 entries left (15.93 %)"
+    assert axes.get_title(loc="left") == "digits: magnitude, asked 8x\n116 of 728 entries left (15.93 %)"
 
 
 def test_arrows_are_the_edges() -> None:

@@ -25,7 +25,7 @@ def test_001_23_losses_are_losses_and_accuracies_accuracies() -> None:
     np.testing.assert_array_equal(np.asarray(left.lines[1].get_ydata(), float), [1.0, np.nan, 0.8])
     np.testing.assert_allclose(np.asarray(right.lines[1].get_ydata(), float), [20, 50, 40])
     assert [line.get_label() for line in right.lines] == ["training", "validation"]
-    assert left.get_title(loc="left") == "digits: magnitude, compression 8, seed 1, fine-tuning"
+    assert left.get_title(loc="left") == "digits: magnitude, asked 8x, seed 1, fine-tuning"
 
 
 def test_several_trainings_are_pairs_with_their_names() -> None:

@@ -166,6 +166,14 @@ def test_names_of_hundreds_of_layers_do_not_hide_one_another(opened: Open, tmp_p
     assert 40 < len(boxes) < 100
     places = sorted(box["y"] for box in boxes if box)
     assert min(b - a for a, b in pairwise(places)) > 10
+    names = {
+        "layer4.2.conv3.weight": "layer4.2.conv3",
+        "fc.weight": "fc.weight",
+        "a.b.block.conv1.weight": "\u2026b.block.conv1",
+    }
+    assert [page.evaluate("(name) => page.tail(name, 14)", name) for name in names] == list(names.values())
+    gaps = [page.evaluate("(count) => page.gap(count, 1250)", count) for count in (4, 300, 1000)]
+    assert gaps == [2, 1, 0], "what is between fields must not hide them"
 
 
 def test_tables_are_sorted_filtered_and_copied(opened: Open, report: Path) -> None:

@@ -230,3 +230,13 @@ def test_ray_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_time_in_words() -> None:
     assert [clock(0.4), clock(59.6), clock(3599), clock(3600)] == ["0 s", "1:00 min", "59:59 min", "1:00 h"]
+
+
+def test_a_damaged_note_of_a_cell_is_written_again(alone: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(alone, copy)
+    note = next((copy / "tiny").rglob("magnitude-2x-*/cell.json"))
+    note.write_text('{"hash": ')
+    assert sweep_grid(copy / "tiny.yaml", [f"output={copy}"], QUIET) == 0
+    assert numbers(copy) == numbers(alone)
+    assert json.loads(note.read_text())["method"] == "magnitude"

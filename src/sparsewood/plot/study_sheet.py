@@ -57,13 +57,13 @@ def heading(problem: str, method: str = "", amount: float | None = None) -> str:
     """What a drawing is of.
 
     >>> heading("digits, small_conv", "magnitude", 8.0)
-    'digits, small_conv: magnitude, compression 8'
+    'digits, small_conv: magnitude, asked 8x'
     >>> heading("digits, small_conv")
     'digits, small_conv'
     """
     details = [method] if method else []
     if amount is not None:
-        details.append(f"compression {amount:.4g}")
+        details.append(f"asked {amount:.4g}x")
     return ": ".join(part for part in (problem, ", ".join(details)) if part)
 
 

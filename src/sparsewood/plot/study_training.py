@@ -54,7 +54,7 @@ def _training_name(curve: TrainingCurve) -> str:
     """What fits over a drawing.
 
     >>> _training_name(TrainingCurve("digits", "magnitude", 8.0, 1, "round-01", (), (), (), (), ()))
-    'digits: magnitude, compression 8, seed 1, round-01'
+    'digits: magnitude, asked 8x, seed 1, round-01'
     """
     dense = curve.method == curve.stage
     name = heading(curve.problem, curve.method, None if dense else curve.amount)

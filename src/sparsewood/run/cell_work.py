@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from sparsewood.criteria import Magnitude, Random
+from sparsewood.errors import FileFormatError
 from sparsewood.inputs import to_model_device
 from sparsewood.masks import apply_masks
 from sparsewood.measurement import compare_latency, evaluate
@@ -52,8 +54,8 @@ def carry_out_cell(plan: Plan, cell: Cell, bench: Bench, *, latency: bool = True
     """Train and measure what is not done of one cell; its row. `bench` is of the problem, and of any seed."""
     bench = replace(bench, seed=cell.seed, recipe=plan.recipe)
     path = bench.stage(cell.stage).directory / CELL
-    if path.is_file():
-        row = read_json(path)
+    with suppress(FileFormatError):  # what is damaged is measured again
+        row = read_json(path) if path.is_file() else {}
         if row.get("hash") == cell.hash and of_this_dense(bench.root, row):
             return row
     began = time.monotonic()

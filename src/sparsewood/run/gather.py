@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
-import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsewood.errors import FileFormatError, SparsewoodError
+from sparsewood.errors import SparsewoodError
 from sparsewood.report.checklist import METRICS, Facts, as_report, checklist
 from sparsewood.report.differences import controls_of, paired_differences
 from sparsewood.report.sensitivity import parse_rows
 from sparsewood.report.study import Failure, Memorization, Row, SensitivityCurve, Study
-from sparsewood.run.cell_work import of_this_dense
-from sparsewood.run.directory import read_json
 from sparsewood.run.gather_masks import of_masks
 from sparsewood.run.gather_runs import RUN, run_cells
+from sparsewood.run.gather_sweeps import sweep_cells
 from sparsewood.run.gather_units import is_matrix, of_matrix, of_table
-from sparsewood.run.store import FILE, Store
+from sparsewood.run.store import FILE
 from sparsewood.run.sweep_notes import NOTES
 
 __all__ = ["Gathered", "gather"]
@@ -30,9 +26,6 @@ __all__ = ["Gathered", "gather"]
 logger = logging.getLogger(__name__)
 
 SENSITIVITY = "sensitivity.csv"
-PLANNED = re.compile(r"(?:(.+)-of-)?(.+)-([\d.]+(?:e[+-]?\d+)?)x-[0-9a-f]{8}")
-DAMAGED = "What it noted, cell.json, is damaged. Remove that file and carry out the sweep again."
-STALE = "It is of another dense network than the one that is there now. Carry out the sweep again."
 
 
 @dataclass(frozen=True)
@@ -128,7 +121,7 @@ def _is_known(place: Path) -> bool:
 def _directory(place: Path, found: Found) -> bool:
     """What one command wrote to a directory; False if there is nothing in it that can be shown."""
     if (place / NOTES).is_file():
-        return (place / FILE).is_file() and _sweep(place, found)
+        return (place / FILE).is_file() and sweep_cells(place, found)
     if (place / RUN).is_file():
         return run_cells(place, found)
     if is_matrix(place):
@@ -141,70 +134,7 @@ def _quietly(path: Path, found: Found) -> bool:
     return _file(path, found) if path.is_file() else _directory(path, found)
 
 
-# ---------------------------------------------------------------- sweeps
-
-
-def _sweep(place: Path, found: Found) -> bool:
-    notes = read_json(place / NOTES)
-    known = {row["hash"]: row for row in Store(place).rows()}
-    problems, first = {}, {}
-    for name, problem in notes["problems"].items():
-        problems[name] = problem
-        for key, stage in problem["cells"].items():
-            row = known.get(key)
-            directory = place / problem["directory"] / stage
-            if row is not None and row["status"] == "done" and (directory / "cell.json").is_file():
-                cell = _noted(directory / "cell.json")
-                if cell is None:
-                    found.failures.append(_failure(name, stage, row | {"error": DAMAGED}))
-                    continue
-                if not of_this_dense(place / problem["directory"], cell):
-                    found.failures.append(_failure(name, stage, row | {"error": STALE}))
-                    continue
-                found.cells.append((cell, directory))
-                begun = first.setdefault((name, cell["seed"]), set())
-                begun |= {cell["first_weights"]} - {None}  # some begin with new weights
-            else:
-                found.failures.append(_failure(name, stage, row))
-    methods = {f"{name}/{key}": told for name, p in problems.items() for key, told in p["methods"].items()}
-    command = shlex.join(["sparsewood", "sweep", notes["source"], *_options(notes["overrides"])])
-    found.facts.append(
-        Facts(
-            command,
-            problems,
-            methods,
-            {key: frozenset(values) for key, values in first.items()},
-            notes["versions"],
-            notes["machine"],
-            notes["dry_run"],
-        )
-    )
-    found.titles.append(notes["name"])
-    found.begun.append(notes["begun"])
-    return True
-
-
-def _options(overrides: Iterable[str]) -> list[str]:
-    return [word for setting in overrides for word in ("--set", setting)]
-
-
-def _noted(path: Path) -> dict[str, Any] | None:
-    """What a cell noted; None if that is no longer to be read, which must not keep the others from being shown."""
-    try:
-        cell = read_json(path)
-        return cell if all(math.isfinite(cell[key]) for key in ("seed", "amount", "accuracy", "size")) else None
-    except (FileFormatError, KeyError, TypeError):
-        return None
-
-
-def _failure(problem: str, stage: str, row: dict[str, Any] | None) -> Failure:
-    if row is None:  # nobody began with it: its directory's name says what it will be
-        seed, _, name = stage.partition("/")
-        of = PLANNED.fullmatch(name)
-        method, amount = (of[2], float(of[3])) if of else (name.partition("-")[0], 1.0)
-        method = f"{of[1]}_of_{method}" if of and of[1] else method
-        return Failure(problem, method, amount, int(seed.removeprefix("seed-")), "It is not done yet.")
-    return Failure(problem, row["method"], row["amount"], row["seed"], row["error"] or "It is not done yet.")
+# ---------------------------------------------------------------- networks
 
 
 def _row(cell: dict[str, Any]) -> Row:

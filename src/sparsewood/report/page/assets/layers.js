@@ -1,12 +1,20 @@
 "use strict";
 // Layer by layer: how much is gone, what is left of each unit, what pruning one layer alone costs.
+// The end of a long name says most of what it is, but for ".weight", which nearly all have.
+page.tail = (name, most) => {
+  const short = name.length > most ? name.replace(/\.weight(?=$| \()/, "") : name;
+  return short.length > most ? `\u2026${short.slice(1 - most)}` : short;
+};
+
 page.rowTicks = (names, width, least = 0) => {
   const most = Math.max(least, width < 560 ? 14 : 28);
   const ticks = page.spaced(names.length, 85);
-  return { tickvals: ticks, ticktext: ticks.map((place) => names[place]).map((name) => page.plain(name.length > most ? `\u2026${name.slice(1 - most)}` : name)), autorange: "reversed", showgrid: false, ticks: "", tickfont: { size: 11 } };
+  return { tickvals: ticks, ticktext: ticks.map((place) => page.plain(page.tail(names[place], most))), autorange: "reversed", showgrid: false, ticks: "", tickfont: { size: 11 } };
 };
 // Every field has a name, or where that many would hide one another, every second, third...
 page.spaced = (count, most) => Array.from({ length: count }, (_, place) => place).filter((place) => place % Math.ceil(count / Math.max(1, most)) === 0);
+// Between fields, unless it would hide them.
+page.gap = (count, room, most = 2) => Math.max(0, Math.min(most, Math.floor(room / count / 4)));
 page.heightFor = (rows, each, width) => Math.min(1400, Math.max(260, (width < 560 ? 190 : 120) + each * rows));
 
 page.buildLayers = (panel) => {
@@ -28,7 +36,7 @@ page.layerMap = (all, width) => {
   const at = new Map(records.map((one) => [`${one.layer}\n${one.method}`, one]));
   const field = (value) => layers.map((layer) => methods.map((method) => { const one = at.get(`${layer}\n${method}`); return one ? value(one) : null; }));
   const data = [{
-    type: "heatmap", z: field((one) => 100 * one.sparsity), zmin: 0, zmax: 100, colorscale: page.SCALE, xgap: 2, ygap: 2, colorbar: page.colorbar("gone [%]", width), hoverinfo: "text",
+    type: "heatmap", z: field((one) => 100 * one.sparsity), zmin: 0, zmax: 100, colorscale: page.SCALE, xgap: page.gap(methods.length, width - 120), ygap: page.gap(layers.length, 1250), colorbar: page.colorbar("gone [%]", width), hoverinfo: "text",
     hovertext: field((one) => `<b>${page.plain(one.layer)}</b><br>${page.plain(one.method)}<br>${page.percent(one.sparsity)} % gone<br>${page.short(one.size * (1 - one.sparsity))} of ${page.short(one.size)} weights left`),
     text: field((one) => page.fixed(100 * one.sparsity, one.sparsity > 0.99 && one.sparsity < 1 ? 1 : 0)), texttemplate: layers.length <= 60 && page.fits(methods.length, width) ? "%{text}" : "",
   }];
@@ -61,7 +69,7 @@ page.unitMap = (records, room) => {
   const field = (value) => records.map((one) => columns.map((column) => (one.kept.length ? value(one, unit(one, column)) : null)));
   const gone = (one) => one.kept.filter((share) => share === 0).length;
   const data = [{
-    type: "heatmap", z: field((one, at) => 100 * one.kept[at]), zmin: 0, zmax: 100, colorscale: page.GONE_KEPT, ygap: 3, colorbar: page.colorbar("kept [%]", room), hoverinfo: "text",
+    type: "heatmap", z: field((one, at) => 100 * one.kept[at]), zmin: 0, zmax: 100, colorscale: page.GONE_KEPT, ygap: page.gap(records.length, 1250, 3), colorbar: page.colorbar("kept [%]", room), hoverinfo: "text",
     hovertext: field((one, at) => `<b>${page.plain(one.layer)}</b>, unit ${at}<br>${page.percent(one.kept[at], 1)} % kept`),
   }];
   const names = records.map((one) => `${one.layer} (${one.kept.length - gone(one)}/${one.kept.length})`);

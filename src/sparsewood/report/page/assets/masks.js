@@ -26,7 +26,7 @@ page.overlap = (all, width) => {
   const places = page.spaced(one.names.length, width / 16);
   const byChance = (row, column) => (one.chances.length && row !== column ? `, by chance ${page.fixed(one.chances[row][column], 3)}` : "");
   const data = [{
-    type: "heatmap", z: one.matrix, zmin: 0, zmax: 1, colorscale: page.SCALE, xgap: 2, ygap: 2, colorbar: page.colorbar("overlap", width), hoverinfo: "text",
+    type: "heatmap", z: one.matrix, zmin: 0, zmax: 1, colorscale: page.SCALE, xgap: page.gap(one.names.length, width - 120), ygap: page.gap(one.names.length, 1250), colorbar: page.colorbar("overlap", width), hoverinfo: "text",
     hovertext: one.matrix.map((line, row) => line.map((value, column) => `<b>${page.plain(one.names[row])}</b> and <b>${page.plain(one.names[column])}</b><br>${page.fixed(value, 3)} of what either keeps is kept by both${byChance(row, column)}`)),
     text: one.matrix.map((line) => line.map((value) => page.fixed(value, 2))), texttemplate: page.fits(one.names.length, width) ? "%{text}" : "",
   }];

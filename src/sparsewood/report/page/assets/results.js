@@ -49,7 +49,7 @@ page.conclusion = (one) => {
 
 page.buildDifferences = () => {
   if (!page.study.differences.length) return;
-  const section = page.section("differences", "Differences of the same seeds", "Accuracy of the method less that of the control in percentage points, seed by seed: the mean, and the interval that holds it with 95 % confidence (Student's t). Where the interval holds 0, the two are not told apart.");
+  const section = page.section("differences", "Differences of the same seeds", "Accuracy of the method less that of the control in percentage points, seed by seed: the mean, and the interval that holds it with 95 % confidence (Student's t). Where the interval holds 0, the two are not told apart. Nothing is corrected for the number of comparisons: of a hundred pairs that are alike, about five would be told apart.");
   page.flagGaps(section);
   const signed = (value) => (page.known(value) ? `${value > 0 ? "+" : value < 0 ? "\u2212" : ""}${Math.abs(value).toFixed(2)}` : "");
   const on = (name) => !page.study.series.some((series) => series.method === name) || page.study.series.some((series) => series.method === name && page.isOn(series.name));
