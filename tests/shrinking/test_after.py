@@ -188,7 +188,7 @@ def test_onnx(network: Network, tmp_path: Path) -> None:
 
 
 _RANK = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2] + "/meet", rank=rank, world_size=2)
@@ -201,7 +201,9 @@ for _ in range(3):
     torch.nn.functional.cross_entropy(wrapped(inputs[rank::2]), labels[rank::2]).backward()
     optimizer.step()
 torch.save(small.state_dict(), f"after{rank}.pt")
+dist.barrier()
 dist.destroy_process_group()
+os._exit(0)  # at the interpreter's end, threads of the connections may still run when what they use is gone
 """
 
 

@@ -136,8 +136,8 @@ def _pairs(rows: Sequence[Row], facts: Facts) -> Answer:
     if len(counted) >= LEAST_PAIRS:
         return counted, ""
     return None, (
-        f"{len(counted)} pairs of data set and model count, {LEAST_PAIRS} are needed (MNIST, LeNet-5 and AlexNet do "
-        "not count): add problems to the grid"
+        f"{len(counted)} pair{'' if len(counted) == 1 else 's'} of data set and model that count, {LEAST_PAIRS} are "
+        "needed (MNIST, LeNet-5 and AlexNet do not count): add problems to the grid"
     )
 
 
