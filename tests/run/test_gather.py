@@ -16,11 +16,11 @@ import torch
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.report.study import Row, Study
+from sparsewood.run.bench import last_masks
 from sparsewood.run.cells import cells_of
 from sparsewood.run.cli import main
 from sparsewood.run.command import run_recipe
 from sparsewood.run.gather import gather
-from sparsewood.run.gather_masks import masks_of
 from sparsewood.run.grid import load_grid
 from sparsewood.run.report_command import report_on
 from sparsewood.run.store import FILE
@@ -210,12 +210,12 @@ def test_the_last_of_many_rounds_is_the_last_by_its_number(tmp_path: Path) -> No
         (tmp_path / f"round-{number:02d}").mkdir()
         masks = Masks({"w": torch.arange(200) < number})
         masks.save(tmp_path / f"round-{number:02d}" / "masks.safetensors")
-    found = masks_of(tmp_path)
+    found = last_masks(tmp_path)
     assert found is not None
     assert int(found["w"].count_nonzero()) == 100
-    assert masks_of(tmp_path / "round-99") is not None
+    assert last_masks(tmp_path / "round-99") is not None
     (tmp_path / "none").mkdir()
-    assert masks_of(tmp_path / "none") is None
+    assert last_masks(tmp_path / "none") is None
 
 
 # ---------------------------------------------------------------- what is not there

@@ -24,8 +24,9 @@ from sparsewood.seeds import derive, generator_for
 from sparsewood.state import TrainingState, restore
 from sparsewood.structure import Structure, trace
 from sparsewood.train import Training
+from sparsewood.types import Masks
 
-__all__ = ["Bench", "Trained", "load_split"]
+__all__ = ["Bench", "Trained", "last_masks", "load_split"]
 
 DENSE = "dense"
 FINAL = "final.safetensors"
@@ -57,6 +58,13 @@ class Trained:
     def state(self) -> TrainingState:
         """The weights at its end."""
         return TrainingState.load(self.stage.directory / FINAL)
+
+
+def last_masks(directory: Path) -> Masks | None:
+    """The masks with which a training in `directory`, or the last of several below it, ended; None if it has none."""
+    found = [*directory.glob(MASKS), *directory.glob(f"*/{MASKS}")]
+    last = max(found, key=lambda path: (len(path.parts), len(path.parent.name), path.parent.name), default=None)
+    return None if last is None else Masks.load(last)  # round-99, -100
 
 
 def load_split(recipe: Recipe) -> Split:

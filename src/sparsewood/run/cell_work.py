@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from sparsewood.measurement.counting import count
 from sparsewood.packing import pack
 from sparsewood.pruning import Pruning
 from sparsewood.recovery import Follow
-from sparsewood.run.bench import DENSE, MASKS, Bench, Trained
+from sparsewood.run.bench import DENSE, MASKS, Bench, Trained, last_masks
 from sparsewood.run.canonical import canonical
 from sparsewood.run.cells import Cell, Plan, dense_trainings, plainest, total_epochs
 from sparsewood.run.directory import Stage, read_json, write_json
@@ -42,7 +41,7 @@ from sparsewood.shrinking import shrink
 from sparsewood.state import restore
 from sparsewood.types import Masks
 
-__all__ = ["CELL", "carry_out_cell", "of_this_dense"]
+__all__ = ["CELL", "carry_out_cell", "noted_row", "of_this_dense"]
 
 CELL = "cell.json"
 REPEATS = 15
@@ -53,11 +52,9 @@ NEW_WEIGHTS = ("narrow", "scratch")
 def carry_out_cell(plan: Plan, cell: Cell, bench: Bench, *, latency: bool = True) -> dict[str, Any]:
     """Train and measure what is not done of one cell; its row. `bench` is of the problem, and of any seed."""
     bench = replace(bench, seed=cell.seed, recipe=plan.recipe)
-    path = bench.stage(cell.stage).directory / CELL
-    with suppress(FileFormatError):  # what is damaged is measured again
-        row = read_json(path) if path.is_file() else {}
-        if row.get("hash") == cell.hash and of_this_dense(bench.root, row):
-            return row
+    noted = noted_row(plan, cell)
+    if noted is not None:
+        return noted
     began = time.monotonic()
     network = _Work(bench, plan.recipe, cell).carry_out()
     row = {
@@ -67,8 +64,28 @@ def carry_out_cell(plan: Plan, cell: Cell, bench: Bench, *, latency: bool = True
         "recipe": _told(plan.recipe, cell),
         "hash": cell.hash,
     }
-    write_json(path, row)
+    write_json(_note(plan, cell), row)
     return row
+
+
+def noted_row(plan: Plan, cell: Cell) -> dict[str, Any] | None:
+    """What a cell noted when it was done.
+
+    None if it was not, if it is damaged, or of another grid or another dense network: then it is to be done again.
+    """
+    path = _note(plan, cell)
+    if not path.is_file():
+        return None
+    try:
+        row = read_json(path)
+        known = row.get("hash") == cell.hash and of_this_dense(plan.directory, row)
+    except FileFormatError:
+        return None
+    return row if known else None
+
+
+def _note(plan: Plan, cell: Cell) -> Path:
+    return plan.directory / f"seed-{cell.seed}" / cell.stage / CELL
 
 
 def of_this_dense(root: Path, row: Mapping[str, Any]) -> bool:
@@ -84,10 +101,10 @@ class _Network:
 
     def __init__(
         self, model: nn.Module, trained: Trained, masks: Masks | None = None, *, before: nn.Module | None = None,
-        coupled: bool = False, small: bool = False, bins: list[dict[str, Any]] | None = None,
+        coupled: bool = False, bins: list[dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.trained, self.masks, self.before = model, trained, masks, before
-        self.coupled, self.small, self.bins = coupled, small, bins or []
+        self.coupled, self.bins = coupled, bins or []
 
 
 class _Work:
@@ -129,10 +146,9 @@ class _Work:
 
     def _source(self, variant: Variant) -> Masks:
         """The masks that a method ended with."""
-        found = self.bench.stage(variant.name).directory.glob(f"*/{MASKS}")
-        last = max(found, key=lambda path: (len(path.parent.name), path.parent.name), default=None)  # round-99, -100
-        assert last is not None, f"{variant.name} of seed {self.bench.seed} is not finished"
-        return Masks.load(last)
+        masks = last_masks(self.bench.stage(variant.name).directory)
+        assert masks is not None, f"{variant.name} of seed {self.bench.seed} is not finished"
+        return masks
 
     def _by_layer(self, variant: Variant) -> _Network:
         """As much in every layer as the method removed, by chance or by size."""
@@ -172,7 +188,7 @@ class _Work:
         trained = Trained.of(stage)
         if trained is not None:
             restore(trained.state(), model)
-            return _Network(model, trained, masks, small=small)
+            return _Network(model, trained, masks)
         generator = generator_for(bench.seed, "initial" if small else "scratch", self.cell.stage)
         if self.recipe.initial is None:
             own = self.recipe.model.build(generator=generator_for(bench.seed, "weights"))
@@ -188,7 +204,7 @@ class _Work:
         if masks is not None:
             masks.save(stage.directory / MASKS)
         trained = finish(bench, stage, model, fitted, {"from": bench.finished(DENSE).fingerprint}, masks)
-        return _Network(model, trained, masks, small=small)
+        return _Network(model, trained, masks)
 
 
 # ---------------------------------------------------------------- what is noted

@@ -19,9 +19,8 @@ from sparsewood.report.study import (
     TrainingCurve,
     UnitMap,
 )
-from sparsewood.run.bench import MASKS
+from sparsewood.run.bench import last_masks
 from sparsewood.run.directory import read_json
-from sparsewood.types import Masks
 
 __all__ = ["of_masks"]
 
@@ -55,13 +54,6 @@ def _of_first_seed(cells: Sequence[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def masks_of(place: Path) -> Masks | None:
-    """The masks with which a cell ended; None if it has none."""
-    found = [*place.glob(MASKS), *place.glob(f"*/{MASKS}")]
-    last = max(found, key=lambda path: (len(path.parts), len(path.parent.name), path.parent.name), default=None)
-    return None if last is None else Masks.load(last)  # round-99, -100
-
-
 def _layers(cells: Sequence[Cell]) -> list[LayerSparsity]:
     """Mean sparsity of every weight over seeds."""
     groups: dict[tuple[str, str, float, str], list[tuple[int, int]]] = {}
@@ -77,7 +69,7 @@ def _layers(cells: Sequence[Cell]) -> list[LayerSparsity]:
 
 
 def _unit_maps(cell: dict[str, Any], place: Path) -> list[UnitMap]:
-    masks = masks_of(place)
+    masks = last_masks(place)
     if masks is None:
         return []
     return [
@@ -138,7 +130,7 @@ def _overlaps(cells: Sequence[Cell]) -> list[Overlap]:
     """Between methods (the mean over seeds), and between the seeds of each method."""
     loaded: dict[tuple[str, float], dict[tuple[str, int], dict[str, Tensor]]] = {}
     for cell, place in cells:
-        masks = masks_of(place)
+        masks = last_masks(place)
         if masks is not None:
             weights = {name: mask for name, mask in masks.items() if mask.ndim > 1}
             loaded.setdefault((cell["problem"], cell["amount"]), {})[cell["method"], cell["seed"]] = weights
@@ -182,7 +174,7 @@ def _mean(matrices: Sequence[Matrix]) -> Matrix:
 
 def _picture(cell: dict[str, Any], place: Path) -> NetworkPicture:
     """The layers of the network in the order of the model, with what is left of each."""
-    masks = masks_of(place) or {}
+    masks = last_masks(place) or {}
     boxes = []
     weights = [one for one in cell["layers"] if len(one["shape"]) > 1]
     for one in weights:

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsewood.errors import FileFormatError
-from sparsewood.run.cell_work import CELL, of_this_dense
+from sparsewood.run.cell_work import noted_row
 from sparsewood.run.cells import Cell, Plan
-from sparsewood.run.directory import read_json, write_text
+from sparsewood.run.directory import write_text
 from sparsewood.run.engines import Done, Engine
 from sparsewood.run.store import Store
 from sparsewood.run.sweep_progress import Shown
 
-__all__ = ["Board", "carry_out", "noted_row"]
+__all__ = ["Board", "carry_out"]
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_TABLES = 30.0
@@ -110,19 +109,6 @@ def carry_out(plans: Sequence[Plan], engine: Engine, store: Store, directory: Pa
 def write_table(store: Store, board: Board, directory: Path) -> None:
     """results.csv: the cells of this grid, as far as they are known."""
     write_text(directory / "results.csv", store.to_csv(list(board.cells)))
-
-
-def noted_row(plan: Plan, cell: Cell) -> dict[str, Any] | None:
-    """What a cell noted when it was done; None if it was not, or for another grid or another dense network."""
-    path = plan.directory / f"seed-{cell.seed}" / cell.stage / CELL
-    if not path.is_file():
-        return None
-    try:
-        row = read_json(path)
-        known = row.get("hash") == cell.hash and of_this_dense(plan.directory, row)
-    except FileFormatError:
-        return None
-    return row if known else None
 
 
 def _in_order(plans: Sequence[Plan]) -> list[Cell]:

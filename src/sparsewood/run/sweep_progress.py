@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class LiveTable:
 
     def end(self, board: Board) -> None:  # noqa: ARG002
         """Take it away."""
-        with suppress(Exception):
+        if self._live is not None:
             self._live.stop()
 
     def _table(self, board: Board, slots: int) -> Any:

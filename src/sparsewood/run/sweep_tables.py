@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from sparsewood.report.rows import summarize
 from sparsewood.report.table import Table
+from sparsewood.run.cell_work import noted_row
 from sparsewood.run.cells import Plan
-from sparsewood.run.sweep import Board, noted_row
+from sparsewood.run.sweep import Board
 
 __all__ = ["cell_counts", "method_tables"]
 
