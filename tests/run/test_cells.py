@@ -16,14 +16,13 @@ from sparsewood.run.cells import (
     Cell,
     Plan,
     cells_of,
-    dense_trainings,
     family_of,
     layer_control,
     plainest,
     stands_for,
-    total_epochs,
 )
 from sparsewood.run.grid import Problem, load_grid, parse_grid
+from sparsewood.run.lengths import dense_trainings, total_epochs
 from sparsewood.run.recipe import Recipe, Variant, parse_recipe
 from sparsewood.schedules import Geometric, OneShot
 from sparsewood.train.settings import Training

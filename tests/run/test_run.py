@@ -22,6 +22,8 @@ from sparsewood.measurement import evaluate
 from sparsewood.models import small_conv
 from sparsewood.report.rows import Result, read_csv
 from sparsewood.run import command, trainings
+from sparsewood.run.begun import require_same_inputs
+from sparsewood.run.bench import load_split
 from sparsewood.run.cli import main
 from sparsewood.run.command import run_recipe
 from sparsewood.run.directory import Stage, locked
@@ -298,6 +300,49 @@ def test_other_code_of_ones_own_is_refused(recipe: Path) -> None:
     module.write_text(code + "# changed\n")
     with pytest.raises(SparsewoodError, match="was begun with other code of its own"):
         run_recipe(recipe, only, quiet=True)
+
+
+def test_what_repeats_the_training_with_trained_weights_has_a_control_trained_as_long(recipe: Path) -> None:
+    """Rewinding the learning rate trains twice; going back to earlier weights does not."""
+    shot = "schedule: {name: OneShot, amount: 0.5}, rounds: 1"
+    rate, weights = (
+        f"{{pruning: {{{shot}, recovery: {{name: {name}}}}}}}" for name in ("RewindRate", "Rewind, step: 0")
+    )
+    root = run_recipe(recipe, [f"variants={{rate: {rate}, weights: {weights}}}"], quiet=True)
+    assert sorted(path.name for path in (root / "seed-1/rate").glob("control-*")) == ["control-01"]
+    assert not list((root / "seed-1/weights").glob("control-*"))
+    pruned, control = (table(root / f"seed-1/rate/{stage}/logs.csv") for stage in ("round-01", "control-01"))
+    assert [row["epoch"] for row in control] == [row["epoch"] for row in pruned] == ["1", "2", "3"]
+    dense = json.loads((root / "seed-1/dense/done.json").read_text())["fingerprint"]
+    assert json.loads((root / "seed-1/rate/control-01/done.json").read_text())["from"] == dense
+
+
+def test_an_edited_criterion_of_ones_own_is_refused_and_a_new_one_is_not(recipe: Path) -> None:
+    module = recipe.with_name("owncriterion.py")
+    code = (
+        "from dataclasses import dataclass\nfrom sparsewood.criteria import Magnitude\n"
+        "@dataclass(frozen=True)\nclass Mine(Magnitude):\n    pass\n"
+    )
+    module.write_text(code)
+    root = recipe.parent / "begun"
+    root.mkdir()
+
+    def begin(criterion: str) -> str | None:
+        one = f"variants={{one: {{pruning: {{criterion: '{criterion}', schedule: {{name: OneShot, amount: 0.5}}}}}}}}"
+        known = load_recipe(recipe, [one])
+        return require_same_inputs(root, known, load_split(known), torch.device("cpu"))
+
+    begin("Magnitude")
+    assert json.loads((root / "inputs.json").read_text())["parts"] == {}
+    begin("owncriterion:Mine")  # a method that is added later
+    assert list(json.loads((root / "inputs.json").read_text())["parts"]) == ["owncriterion.py"]
+    begin("owncriterion:Mine")
+    module.write_text(code + "# changed\n")
+    begin("Magnitude")
+    with pytest.raises(SparsewoodError, match=r"was begun with other code in owncriterion\.py: what is in it"):
+        begin("owncriterion:Mine")
+    module.write_text(code)
+    begin("owncriterion:Mine")
 
 
 def test_other_conditions_are_said_and_noted(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

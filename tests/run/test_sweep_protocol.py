@@ -24,11 +24,12 @@ from sparsewood.recovery.initializers import LayerDefault
 from sparsewood.report.checklist import Facts, checklist
 from sparsewood.report.differences import paired_differences
 from sparsewood.report.study import Row
-from sparsewood.run.cells import Cell, Plan, cells_of, dense_trainings, total_epochs
+from sparsewood.run.cells import Cell, Plan, cells_of
 from sparsewood.run.components import RecipeError
 from sparsewood.run.gather import gather
 from sparsewood.run.grid import load_grid, parse_grid
 from sparsewood.run.layerwise import drawn_alike
+from sparsewood.run.lengths import dense_trainings, total_epochs
 from sparsewood.run.recipe import Variant
 from sparsewood.run.store import Store
 from sparsewood.run.sweep_tables import _cell

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from sparsewood.data.split import Split
 from sparsewood.errors import SparsewoodError
+from sparsewood.run.calls import Call, own_file
 from sparsewood.run.directory import read_json, write_json
 from sparsewood.run.recipe import Recipe
 
@@ -20,14 +23,15 @@ __all__ = ["require_same_inputs"]
 def require_same_inputs(root: Path, recipe: Recipe, split: Split, device: torch.device) -> str | None:
     """Note what goes in; of a directory that was begun before, compare it.
 
-    Data, initial weights and the files of functions of one's own must be the same, bit for bit: stages of one run
-    belong together. Other threads, another device or release may change the last bits: all are noted, and a sentence
-    that says so is returned.
+    Data, initial weights and the files of functions and classes of one's own must be the same, bit for bit: stages of
+    one run belong together. (What such a file imports is not looked at.) Other threads, another device or release may
+    change the last bits: all are noted, and a sentence that says so is returned.
 
     Raises `SparsewoodError` if one of them differs.
     """
     path = root / "inputs.json"
     code = [call.source for call in (recipe.data, recipe.model) if call.source is not None]
+    parts = {file.name: _digest(file) for file in _own_files(recipe) if file not in code}
     inputs = {
         "data": split.digest(),
         "weights": _digest(recipe.weights),
@@ -40,28 +44,44 @@ def require_same_inputs(root: Path, recipe: Recipe, split: Split, device: torch.
         "processor": platform.machine(),
     }
     if not path.is_file():
-        write_json(path, {**inputs, "conditions": [conditions]})
+        write_json(path, {**inputs, "parts": parts, "conditions": [conditions]})
         return None
     before = read_json(path)
-    for name, digest in inputs.items():
-        if before.get(name) != digest:
-            raise SparsewoodError(
-                f"'{root}' was begun with other {name}: what is in it belongs to those. Give this run another "
-                "directory (--set output=DIR), put the old ones back, or remove the directory."
-            )
-    if conditions in before["conditions"]:
+    known, noted = before.get("parts", {}), before["conditions"]
+    changed = [name for name, digest in inputs.items() if before.get(name) != digest]
+    changed += [f"code in {name}" for name, digest in parts.items() if known.get(name, digest) != digest]
+    if changed:
+        raise SparsewoodError(
+            f"'{root}' was begun with other {' and other '.join(changed)}: what is in it belongs to those. Give this "
+            "run another directory (--set output=DIR), put the old ones back, or remove the directory."
+        )
+    others = [] if conditions in noted else [conditions]
+    if others or parts.keys() - known.keys():
+        write_json(path, {**before, "parts": {**known, **parts}, "conditions": [*noted, *others]})
+    if not others:
         return None
-    write_json(path, {**before, "conditions": [*before["conditions"], conditions]})
-    changed = [
-        f"{key} {conditions[key]}, before {old[key]}"
-        for old in before["conditions"][-1:]
-        for key in conditions
-        if old[key] != conditions[key]
-    ]
+    last = noted[-1]
+    differing = [f"{key} {now}, before {last[key]}" for key, now in conditions.items() if last[key] != now]
     return (
-        f"This run goes on under other conditions ({'; '.join(changed)}): its last bits may differ from those of a run "
-        "that was not stopped."
+        f"This run goes on under other conditions ({'; '.join(differing)}): its last bits may differ from those of a "
+        "run that was not stopped."
     )
+
+
+def _own_files(value: Any) -> Iterator[Path]:
+    """The files of the functions and classes of one's own, in a recipe or a part of one."""
+    if isinstance(value, Call):
+        file, parts = value.source, value.parameters.values()
+    elif is_dataclass(value) and not isinstance(value, type):
+        file, parts = own_file(type(value).__module__), [getattr(value, one.name) for one in fields(value)]
+    elif isinstance(value, Mapping):
+        file, parts = None, value.values()
+    else:
+        file, parts = None, value if isinstance(value, list | tuple) else ()
+    if file is not None:
+        yield file
+    for part in parts:
+        yield from _own_files(part)
 
 
 def _digest(path: Path | None) -> str | None:

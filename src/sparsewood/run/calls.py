@@ -19,7 +19,7 @@ import torch
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.models.initial import drawn_from
 
-__all__ = ["Call", "importable", "imported"]
+__all__ = ["Call", "importable", "imported", "own_file"]
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,19 @@ class Call:
     @property
     def source(self) -> Path | None:
         """The file of a function that is named as "module:name"; None for those of a catalogue or library."""
-        module = sys.modules.get(self.name.partition(":")[0]) if ":" in self.name else None
-        file = getattr(module, "__file__", None)
-        return Path(file) if file is not None and "site-packages" not in file else None
+        return own_file(self.name.partition(":")[0]) if ":" in self.name else None
+
+
+def own_file(module: str) -> Path | None:
+    """The file of an imported module of one's own; None for what is installed, and for sparsewood's own.
+
+    >>> own_file("torch"), own_file("sparsewood.criteria")
+    (None, None)
+    """
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or "site-packages" in file or module.partition(".")[0] == "sparsewood":
+        return None
+    return Path(file)
 
 
 @contextmanager

@@ -28,10 +28,11 @@ from sparsewood.pruning import Pruning
 from sparsewood.recovery import Follow
 from sparsewood.run.bench import DENSE, MASKS, Bench, Trained, last_masks
 from sparsewood.run.canonical import canonical
-from sparsewood.run.cells import Cell, Plan, dense_trainings, plainest, total_epochs
+from sparsewood.run.cells import Cell, Plan, plainest
 from sparsewood.run.directory import Stage, read_json, write_json
 from sparsewood.run.experiment import carry_out, prune_with, state_pruned, train_controls, train_dense
 from sparsewood.run.layerwise import drawn_alike, masks_by_layer, narrowed
+from sparsewood.run.lengths import total_epochs
 from sparsewood.run.recipe import Recipe, Variant
 from sparsewood.run.score_bins import score_bins
 from sparsewood.run.trainings import Course, finish, train
@@ -122,12 +123,8 @@ class _Work:
             return self._narrow()
         assert self.variant is not None, "all other cells have a variant"
         if self.cell.kind == "tuned":
-            trained = train_controls(
-                self.bench,
-                replace(self.variant, name=self.cell.stage),
-                self.bench.finished(DENSE),
-                dense_trainings(self.variant),
-            )
+            variant = replace(self.variant, name=self.cell.stage)
+            trained = train_controls(self.bench, variant, self.bench.finished(DENSE))
             return _Network(self.bench.network_at(trained.state()), trained)
         if self.cell.kind == "pruned":
             stages = carry_out(self.bench, self.variant, control=False)

@@ -25,9 +25,9 @@ from sparsewood.criteria import Criterion, Magnitude, Random
 from sparsewood.errors import SparsewoodError
 from sparsewood.granularity import Coupled, Element
 from sparsewood.pruning import Pruning
-from sparsewood.recovery import Reinitialize, Scratch
 from sparsewood.run.canonical import canonical, digest
 from sparsewood.run.grid import Grid, Problem
+from sparsewood.run.lengths import dense_trainings, total_epochs, trainings_after
 from sparsewood.run.recipe import Recipe, Variant, cell_hash
 from sparsewood.schedules import Levels, OneShot, Schedule
 from sparsewood.train.settings import Training
@@ -38,12 +38,10 @@ __all__ = [
     "Kind",
     "Plan",
     "cells_of",
-    "dense_trainings",
     "family_of",
     "layer_control",
     "plainest",
     "stands_for",
-    "total_epochs",
     "tuned_meaning",
 ]
 
@@ -294,40 +292,6 @@ def tuned_meaning(recipe: Recipe, variant: Variant) -> str | None:
     settings = variant.retraining or recipe.training
     follow = variant.pruning.recovery.follow
     return digest({"training": canonical(settings, Training), "times": times, "follow": repr(follow)})
-
-
-def dense_trainings(variant: Variant) -> int:
-    """How often the dense network is trained on, to be compared with a variant: not where that begins anew."""
-    again = variant.pruning.recovery.follow.settings == "training"
-    return 0 if again and _begins_anew(variant) else trainings_after(variant)
-
-
-def total_epochs(recipe: Recipe, variant: Variant) -> int:
-    """Epochs of a network from its first weights to the pruned one.
-
-    Weights that are gone back to, or drawn anew, have one training behind them. One that begins late in the schedule
-    (`RewindRate(step)`) is counted whole, so that no control has less.
-    """
-    again = variant.pruning.recovery.follow.settings == "training"
-    if again and _begins_anew(variant):
-        return recipe.training.epochs
-    dense = recipe.training.epochs if recipe.train_dense and variant.at_step is None else 0
-    after = (recipe.training if again else variant.retraining or recipe.training).epochs
-    return dense + trainings_after(variant) * after
-
-
-def trainings_after(variant: Variant) -> int:
-    """How many trainings in a row a pruned network has behind it, after that of the weights that were pruned first."""
-    alone = variant.in_training or variant.independent or variant.masks_from is not None
-    again = variant.pruning.recovery.follow.settings == "training"
-    return 1 if alone or (again and _begins_anew(variant)) else len({event.step for event in variant.pruning.plan})
-
-
-def _begins_anew(variant: Variant) -> bool:
-    """Whether each training begins with earlier or new weights, so that the last one is all that there is."""
-    recovery = variant.pruning.recovery
-    anew = isinstance(recovery, Reinitialize | Scratch) or bool(recovery.snapshots)
-    return variant.at_step is not None or anew
 
 
 def plainest(variant: Variant, criterion: Criterion, compression: float) -> Variant:

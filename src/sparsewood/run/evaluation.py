@@ -13,7 +13,8 @@ from sparsewood.measurement import Evaluation, evaluate
 from sparsewood.measurement.counting import count
 from sparsewood.report.rows import Result
 from sparsewood.run.bench import DENSE, MASKS, Bench, Trained
-from sparsewood.run.experiment import IN_TRAINING, control_name, controls, numbered, round_name, state_pruned
+from sparsewood.run.experiment import IN_TRAINING, control_name, numbered, round_name, state_pruned
+from sparsewood.run.lengths import dense_trainings
 from sparsewood.run.recipe import Variant
 from sparsewood.run.sharing_work import SHARED, file_stages
 from sparsewood.run.trainings import tell_test
@@ -107,7 +108,7 @@ class Found:
 
 def _results(bench: Bench, variant: Variant, dense: Trained) -> list[Found]:
     """Everything that a variant trained."""
-    last = controls(variant)
+    last = dense_trainings(variant)
     tuned = [bench.finished(variant.name, control_name(number)) for number in range(1, last + 1)] or [dense]
     found = [Found(0, tuned[-1], dense, tuned[-1])]
     if variant.in_training:

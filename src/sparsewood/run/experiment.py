@@ -27,6 +27,7 @@ from sparsewood.recovery import Follow
 from sparsewood.run.bench import DENSE, MASKS, Bench, Trained
 from sparsewood.run.directory import Stage
 from sparsewood.run.during import pruner_of, squeezed
+from sparsewood.run.lengths import dense_trainings
 from sparsewood.run.recipe import Variant
 from sparsewood.run.sharing_work import share
 from sparsewood.run.trainings import Course, finish, finished, train
@@ -50,7 +51,6 @@ logger = logging.getLogger(__name__)
 __all__ = [
     "carry_out",
     "control_name",
-    "controls",
     "first_step",
     "numbered",
     "prune_with",
@@ -138,13 +138,10 @@ def carry_out(bench: Bench, variant: Variant, *, control: bool = True) -> dict[i
     return stages
 
 
-def train_controls(bench: Bench, variant: Variant, dense: Trained, times: int | None = None) -> Trained:
-    """The dense network as the pruned ones are compared with it: trained on as often and as long as they are.
-
-    `times` is how often, None as often as `controls` says.
-    """
+def train_controls(bench: Bench, variant: Variant, dense: Trained) -> Trained:
+    """The dense network as the pruned ones are compared with it: trained on as often and as long as they are."""
     base = dense
-    for number in range(1, (controls(variant) if times is None else times) + 1):
+    for number in range(1, dense_trainings(variant) + 1):
         stage = bench.stage(variant.name, control_name(number))
         trained = finished(stage, base)
         if trained is None:
@@ -173,14 +170,6 @@ def prune_with(bench: Bench, variant: Variant, masks: Masks) -> Stage:
             )
     stages = _rounds(bench, variant, bench.finished(DENSE))
     return stages[max(stages)]
-
-
-def controls(variant: Variant) -> int:
-    """How many trainings the control has: none where pruned networks repeat the dense training instead of going on."""
-    if variant.pruning.recovery.follow.settings != "retraining":
-        return 0
-    chained = not variant.in_training and not variant.independent and variant.masks_from is None
-    return len(numbered(variant.pruning)) if chained else 1
 
 
 def control_name(number: int) -> str:

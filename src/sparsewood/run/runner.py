@@ -25,11 +25,11 @@ from sparsewood.run.experiment import (
     IN_TRAINING,
     carry_out,
     control_name,
-    controls,
     numbered,
     round_name,
     train_dense,
 )
+from sparsewood.run.lengths import dense_trainings
 from sparsewood.run.progress import Advance
 from sparsewood.run.recipe import Recipe, Variant
 from sparsewood.run.sharing_work import SHARED, pack_missing, tuning_of
@@ -115,7 +115,7 @@ def _variant_steps(bench: Bench, variant: Variant, per_epoch: int) -> int:
         names = [IN_TRAINING]
     else:
         names = [round_name(n) for n, _ in numbered(variant.pruning) if variant.only is None or n in variant.only]
-    names += [control_name(number + 1) for number in range(controls(variant))]
+    names += [control_name(number + 1) for number in range(dense_trainings(variant))]
     left = [name for name in names if not bench.stage(variant.name, name).done]
     steps = len(left) * max(settings.epochs * per_epoch - follow.step, 0)
     tuning = tuning_of(bench, variant)

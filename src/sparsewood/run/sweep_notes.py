@@ -10,9 +10,10 @@ from typing import Any
 
 from sparsewood.run.bench import Bench
 from sparsewood.run.canonical import canonical, written
-from sparsewood.run.cells import Cell, Plan, family_of, layer_control, stands_for, total_epochs, tuned_meaning
+from sparsewood.run.cells import Cell, Plan, family_of, layer_control, stands_for, tuned_meaning
 from sparsewood.run.directory import write_json, write_text
 from sparsewood.run.grid import Grid
+from sparsewood.run.lengths import total_epochs
 from sparsewood.run.provenance import machine, versions
 from sparsewood.run.recipe import Recipe, Variant
 from sparsewood.run.sweep_worker import Order
