@@ -16,6 +16,7 @@ reported is printed beside it ("best of 20"), because some published numbers are
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import sys
 import time
@@ -35,16 +36,14 @@ from sparsewood.recovery import VarianceScaling
 
 BATCH = 100
 DECAY_EVERY = 25_000  # steps, in the paper
-METHODS: dict[str, Callable[[], sw.criteria.Criterion] | None] = {
-    "dense": None,
+CRITERIA: dict[str, Callable[[], sw.criteria.Criterion]] = {
     "SNIP": sw.WeightTimesGradient,
     "magnitude": sw.Magnitude,
     "random": sw.Random,
 }
-
-
+METHODS = ("dense", *CRITERIA, "ticket")
 RATES = {"lenet300": 0.1, "lenet5": 0.01}
-"""Learning rates with which the dense networks train, for other benchmarks."""
+"""Learning rates with which the dense networks train."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,19 @@ def images(part: Part) -> Images:
     return Images(x.to(memory_format=torch.channels_last), y)  # convolutions are a third faster so
 
 
-def network(name: str, scale: float, seed: int) -> nn.Module:
+def draw(model: nn.Module, scale: float, seed: int, *, truncated: bool = False) -> None:
+    """Weights from N(0, scale / fan_in), biases 0; or of the same variance without what is beyond 2 deviations."""
+    generator = torch.Generator().manual_seed(seed)
+    VarianceScaling(scale)(model, {}, generator)
+    for p in model.parameters():
+        if truncated and p.dim() > 1:
+            std = (scale / p[0].numel()) ** 0.5 / 0.8796  # a normal deviate within 2 deviations has 0.8796 of one
+            nn.init.trunc_normal_(p, std=std, a=-2 * std, b=2 * std, generator=generator)
+
+
+def network(name: str, scale: float, seed: int, *, truncated: bool = False) -> nn.Module:
     model = sw.models.lenet_300_100() if name == "lenet300" else sw.models.lenet5_caffe()
-    VarianceScaling(scale)(model, {}, torch.Generator().manual_seed(seed))
+    draw(model, scale, seed, truncated=truncated)
     for parameter in model.parameters():
         if parameter.dim() == 4:  # as the images are
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -78,6 +87,15 @@ def rate(kind: str, step: int, steps: int) -> float:
     if kind == "steps":
         return 0.1 ** (step // DECAY_EVERY)
     return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@torch.no_grad()
+def draw_biases(model: nn.Module, scale: float, seed: int) -> None:
+    """From N(0, scale / length): what variance scaling makes of a vector."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.copy_(torch.randn(len(parameter), generator=generator) * (scale / len(parameter)) ** 0.5)
 
 
 @torch.no_grad()
@@ -135,11 +153,10 @@ def trained(
     return found
 
 
-def pruned(model: nn.Module, method: str, sparsity: float, train: Images, seed: int, batches: int) -> sw.Masks:
-    """Masks of the network as it is: all weights compete, those of the last layer too; biases stay."""
-    make = METHODS[method]
-    if make is None:
-        return sw.Masks({})
+def pruned(
+    model: nn.Module, method: str, sparsity: float, train: Images, seed: int, batches: int, *, biases: bool = False
+) -> sw.Masks:
+    """Masks of the network as it is: all weights compete, those of the last layer too; biases stay, unless `biases`."""
     generator = torch.Generator().manual_seed(seed)
     seen = [
         batch
@@ -147,17 +164,36 @@ def pruned(model: nn.Module, method: str, sparsity: float, train: Images, seed: 
     ]
     before = [p.detach().clone() for p in model.parameters()]
     masks = sw.prune(
-        model, make(), sparsity, data=seen, loss=F.cross_entropy, protect_classifier=False, generator=generator
+        model,
+        CRITERIA[method](),
+        sparsity,
+        data=seen,
+        loss=F.cross_entropy,
+        include=["*.weight", "*.bias"] if biases else None,
+        protect_classifier=False,
+        generator=generator,
     )
     assert all(torch.equal(p, one) for p, one in zip(model.parameters(), before, strict=True)), "scored what is trained"
     return masks
+
+
+def ticket(model: nn.Module, sparsity: float, data: Images, seed: int, lr: float) -> sw.Masks:
+    """Masks that need a training: of what is left when the network is trained for 12 epochs and pruned in 12 more."""
+    model, epochs, rounds = copy.deepcopy(model), 12, 30
+    train(model, data, 4000 + seed, epochs, sgd(model, lr))
+    optimizer, every = sgd(model, lr), round(0.75 * epochs * (len(data.x) // BATCH) / rounds)
+    schedule = sw.schedules.Cubic(sparsity)
+    pruning = sw.Pruning(schedule=schedule, rounds=rounds, unit="step", every=every, protect_classifier=False)
+    pruner = sw.Pruner(model, optimizer, pruning)
+    train(model, data, 5000 + seed, epochs, optimizer, pruner)
+    return pruner.finish()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="where MNIST is; default: SPARSEWOOD_DATA")
     parser.add_argument("--network", choices=("lenet300", "lenet5"), default="lenet300")
-    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["dense", *CRITERIA])
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.98, 0.99])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--rate", choices=("cosine", "steps"), default="cosine", help="steps: x 0.1 every 25,000")
@@ -170,6 +206,9 @@ def main() -> None:
     parser.add_argument("--part", choices=("test", "validation"), default="test", help="whose errors are printed")
     parser.add_argument("--held-out", type=int, default=6000, help="training images that are not trained on")
     parser.add_argument("--momentum", type=float, default=0.9)
+    parser.add_argument("--truncated", action="store_true", help="initial weights within 2 deviations")
+    parser.add_argument("--redraw", action="store_true", help="train other weights than those that were scored")
+    parser.add_argument("--biases", action="store_true", help="draw biases at random and prune them, too")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -181,10 +220,19 @@ def main() -> None:
     for seed in range(1, options.seeds + 1):
         for method in options.methods:
             for sparsity in [0.0] if method == "dense" else options.sparsities:
-                model = network(options.network, options.init_scale, seed)
-                masks = pruned(model, method, sparsity, data[0], seed, options.score_batches)
+                model = network(options.network, options.init_scale, seed, truncated=options.truncated)
+                if options.biases:
+                    draw_biases(model, options.init_scale, 2000 + seed)
+                masks = sw.Masks({})
+                if method == "ticket":
+                    masks = ticket(model, sparsity, data[0], seed, RATES[options.network])
+                elif method != "dense":
+                    scored = options.score_batches
+                    masks = pruned(model, method, sparsity, data[0], seed, scored, biases=options.biases)
+                if options.redraw:
+                    draw(model, options.init_scale, 3000 + seed, truncated=options.truncated)
                 rows.setdefault((method, sparsity), []).append(trained(model, masks, data, seed, options))
-                kept = {name.rsplit(".", 1)[0]: int(mask.sum()) for name, mask in masks.items()}
+                kept = {name: int(mask.sum()) for name, mask in masks.items()}
                 last = rows[method, sparsity][-1][-1]
                 print(f"# seed {seed}, {method} {sparsity:g}: error {last:.2f}, kept {kept}", flush=True)
     print(f"\n`python {' '.join(sys.argv)}`: {time.perf_counter() - began:.0f} s, PyTorch {torch.__version__}\n")

@@ -408,6 +408,34 @@ def test_what_is_found_twice_is_no_further_seed(swept: Path, copied: Path, ran: 
     ]
 
 
+def test_runs_of_other_settings_are_not_pooled(ran: Path, tmp_path: Path) -> None:
+    """What is called alike but is something else has its own name, so that no mean and no pair goes across."""
+
+    def run(name: str, *changes: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "r.yaml").write_text(RECIPE)
+        return run_recipe(tmp_path / name / "r.yaml", [f"output={tmp_path / name}", *changes], quiet=True)
+
+    longer = run("longer", "training.epochs=2")
+    other = run("other", "pruning.criterion=Random")
+    alone, both, three = (gather(list(places)) for places in ((ran,), (ran, longer), (ran, other)))
+    problems = {row.problem for row in both.study.rows}
+    assert len(problems) == 2
+    assert all(name.startswith("digits, small_conv") for name in problems)
+    first = [row for row in both.study.rows if row.problem == "digits, small_conv"]
+    assert first == alone.study.rows
+    kept = [one for one in both.study.differences if one.problem == "digits, small_conv"]
+    assert kept == alone.study.differences
+
+    assert {row.problem for row in three.study.rows} == {"digits, small_conv"}
+    named = {row.method for row in three.study.rows} - {row.method for row in alone.study.rows}
+    hash_of = json.loads((other / "params.json").read_text())["hash"][:6]
+    assert named
+    assert all(name.endswith(f" {hash_of})") for name in named)
+    every = [(row.problem, row.method, row.of, row.amount, row.seed) for row in three.study.rows]
+    assert len(set(every)) == len(every)
+
+
 def test_what_failed_in_one_sweep_and_is_there_in_another_did_not_fail(swept: Path, copied: Path) -> None:
     (stage_of(copied, "lamp", 2.0, 1) / "cell.json").unlink()
     assert len(gather([copied]).study.failures) == 1

@@ -137,3 +137,5 @@ def test_settings_are_checked_as_those_of_recipes_are() -> None:
     assert "1.5" in told
     assert "Did you mean 'Filter'" in told
     assert "Did you mean 'Magnitude'" in told
+    with pytest.raises(RecipeError, match="max_drop"):
+        read_analysis(["max_drop=5"])  # a share, not points

@@ -20,15 +20,25 @@ RUN = "params.json"
 
 
 def run_cells(place: Path, found: Found) -> bool:
-    """Add the networks of a run to what was found; False if it is not finished."""
+    """Add the networks of a run to what was found; False if it is not finished.
+
+    What is called as in an earlier run, but is something else, gets the name of this run as well: a problem that has
+    other settings, and a method that would be there twice at one amount with one seed.
+    """
     parameters = read_json(place / RUN)
     if "settings" not in parameters or not list(place.glob("seed-*/evaluation.json")):
         return False
     settings = parameters["settings"]
+    run = f"{parameters['recipe']} {parameters['hash'][:6]}"
     problem = f"{parameters['dataset']['name']}, {parameters['model']}"
+    about = _problem(parameters)
+    if any(
+        facts.problems.get(problem, about) != about or facts.dry_run != parameters["dry_run"] for facts in found.facts
+    ):
+        problem = f"{problem} ({run})"
     told = {name: value for name, value in settings.items() if name in ("data", "model", "training", "initial")}
     results = [read_json(path)["results"] for path in sorted(place.glob("seed-*/evaluation.json"))]
-    amounts = _amounts(results)
+    amounts, cells = _amounts(results), []
     for seed in results:
         first = None
         for one in seed:
@@ -44,11 +54,12 @@ def run_cells(place: Path, found: Found) -> bool:
             amount = 1.0 if control else amounts.get((one["result"]["strategy"], one["round"]), 0.0)
             cell = _cell(problem, one, recipe, amount, control=control)
             cell |= {"of": of, "method": f"dense_of_{of}"} if of else {}
-            found.cells.append((cell, place / one["result"]["path"]))
+            cells.append((cell, place / one["result"]["path"]))
+    found.cells += _told_apart(cells, [cell for cell, _ in found.cells], run)
     found.facts.append(
         Facts(
             command=f"sparsewood run (recipe {parameters['recipe']}, {parameters['hash'][:12]})",
-            problems={problem: _problem(parameters)},
+            problems={problem: about},
             versions=parameters["versions"],
             machine=parameters["machine"],
             dry_run=parameters["dry_run"],
@@ -57,6 +68,25 @@ def run_cells(place: Path, found: Found) -> bool:
     found.memorization += of_levels(place)
     found.titles.append(parameters["recipe"])
     return True
+
+
+def _told_apart(
+    cells: Sequence[tuple[dict[str, Any], Path]], before: Sequence[dict[str, Any]], run: str
+) -> list[tuple[dict[str, Any], Path]]:
+    """The cells of a run, whose methods are renamed where another recipe gave one of that name, amount and seed."""
+    known = {(cell["problem"], cell["method"], cell["amount"], cell["seed"]): cell["recipe"] for cell in before}
+    names: dict[str, str] = {}
+    for cell, _ in cells:
+        key = (cell["problem"], cell["method"], cell["amount"], cell["seed"])
+        if known.get(key, cell["recipe"]) != cell["recipe"]:
+            name = cell["of"] or cell["method"]
+            names[name] = f"{name} ({run})"
+    found = []
+    for cell, place in cells:
+        of = names.get(cell["of"], cell["of"])
+        method = f"dense_of_{of}" if of else names.get(cell["method"], cell["method"])
+        found.append((cell | {"method": method, "of": of}, place))
+    return found
 
 
 def _fingerprint(stage: Path) -> str:

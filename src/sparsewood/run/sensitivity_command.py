@@ -50,7 +50,7 @@ class Analysis:
     granularities: tuple[Granularity, ...] = GRANULARITIES
     criterion: Criterion | UnitCriterion = Magnitude()
     layers: tuple[str, ...] = ()
-    max_drop: Annotated[float, Field(ge=0)] = 0.01
+    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     def __post_init__(self) -> None:
         check(self)

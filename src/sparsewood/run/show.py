@@ -10,10 +10,13 @@ __all__ = ["show"]
 
 
 def show(table: Table) -> None:
-    """With lines on a terminal, as plain text where a pipe or a file takes it."""
-    if not sys.stdout.isatty():
-        print(as_text(table))
-        return
-    from rich.console import Console
+    """With lines on a terminal that is wide enough, else as plain text: no number is cut off."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.measure import Measurement
 
-    Console().print(as_rich(table))
+        console, rich = Console(), as_rich(table)
+        if Measurement.get(console, console.options.update(max_width=10_000), rich).maximum <= console.width:
+            console.print(rich)
+            return
+    print(as_text(table))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,6 +152,6 @@ def _report(plans: Sequence[Plan], board: Board, directory: Path) -> int:
     if lost:
         print("The same command tries again what failed.")
     print(f"\nWritten:\n  {directory / 'results.sqlite'}\n  {directory / 'results.csv'}")
-    print(f"A page of it: sparsewood report {directory} -o report.html")
+    print(f"A page of it: sparsewood report {shlex.quote(str(directory))} -o report.html")
     sys.stdout.flush()
     return FAILED if lost else 0
