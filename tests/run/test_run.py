@@ -291,6 +291,16 @@ def test_other_data_under_the_same_recipe_are_refused(recipe: Path, monkeypatch:
     assert run_recipe(recipe, only, quiet=True) == root
 
 
+def test_where_a_forward_of_ones_own_fails_is_told(recipe: Path) -> None:
+    module = recipe.with_name("failing.py")
+    module.write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(4, 4)\n"
+        "    def forward(self, x):\n        raise KeyError('mine')\n"
+    )
+    with pytest.raises(SparsewoodError, match=r"It says: KeyError: 'mine' \('.*failing\.py', line 6\)"):
+        run_recipe(recipe, ["model=failing:Net"], quiet=True)
+
+
 def test_other_code_of_ones_own_is_refused(recipe: Path) -> None:
     module = recipe.with_name("ownmodel.py")
     code = "from sparsewood.models import small_conv\ndef build():\n    return small_conv((4,), hidden=16)\n"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,11 +55,11 @@ def check_model(bench: Bench) -> None:
         with untouched(model), torch.no_grad():
             logits = call(model, to_model_device(torch.zeros(1, *bench.split.input_shape), model))
     except SparsewoodError as error:
-        reason = str(error.__cause__ or error)
         raise SparsewoodError(
             f"model: {name} does not take the images of {bench.split.name}, which are {shape} (channels x height x "
-            f"width). Set its size, such as model: {{name: {name}, channels: {bench.split.input_shape[0]}}}; "
-            f"`sparsewood list models` shows its parameters. It says: {reason}"
+            f"width). If it is made for others, set its size, such as model: {{name: {name}, "
+            f"channels: {bench.split.input_shape[0]}}}; `sparsewood list models` shows its parameters. "
+            f"It says: {_told(error.__cause__ or error)}"
         ) from error
     if not isinstance(logits, Tensor):
         raise SparsewoodError(
@@ -70,6 +72,13 @@ def check_model(bench: Bench) -> None:
             f"(1, {bench.split.classes}). Set its number of classes, as in model: {{name: {name}, "
             f"classes: {bench.split.classes}}}."
         )
+
+
+def _told(error: BaseException) -> str:
+    """An exception with its kind, and the last line of somebody's own in which it was."""
+    lines = [(Path(file.filename), file.lineno) for file in traceback.extract_tb(error.__traceback__)]
+    own = [f" ('{file}', line {line})" for file, line in lines if not {"site-packages", "sparsewood"} & set(file.parts)]
+    return f"{type(error).__name__}: {error}{own[-1] if own else ''}"
 
 
 def _check_variant(bench: Bench, variant: Variant) -> None:
