@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from cells import shown
-from snip import BATCH, RATES, Images, error, images, network, sgd, train
+from snip import BATCH, RATES, Images, error, images, network, pruner_by, sgd, train
 from torch import nn
 
 import sparsewood as sw
@@ -34,17 +34,9 @@ from sparsewood.train import DynamicPruner
 Start = Callable[[nn.Module, torch.optim.Optimizer, int, float], Any]
 
 
-def scheduled(
-    schedule: sw.schedules.Cubic | Alternating | OneShot, rounds: int, protect: bool, share: float = 0.75
-) -> Start:
-    """A schedule over the first `share` of the training."""
-
-    def start(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, _: float) -> Any:
-        every = max(1, round(share * steps / rounds))
-        pruning = sw.Pruning(schedule=schedule, rounds=rounds, unit="step", every=every, protect_classifier=protect)
-        return sw.Pruner(model, optimizer, pruning)
-
-    return start
+def scheduled(schedule: sw.schedules.Cubic | Alternating | OneShot, rounds: int, protect: bool) -> Start:
+    """A schedule over the first three quarters of the training."""
+    return lambda model, optimizer, steps, _: pruner_by(schedule, rounds, model, optimizer, steps, protect=protect)
 
 
 def methods(sparsity: float, protect: bool = True) -> dict[str, tuple[bool, Start]]:

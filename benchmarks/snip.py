@@ -177,14 +177,21 @@ def pruned(
     return masks
 
 
+def pruner_by(
+    schedule: sw.schedules.Schedule, rounds: int, model: nn.Module, optimizer: Any, steps: int, *, protect: bool
+) -> sw.Pruner:
+    """Magnitude pruning by a schedule over the first three quarters of a training."""
+    every = max(1, round(0.75 * steps / rounds))
+    pruning = sw.Pruning(schedule=schedule, rounds=rounds, unit="step", every=every, protect_classifier=protect)
+    return sw.Pruner(model, optimizer, pruning)
+
+
 def ticket(model: nn.Module, sparsity: float, data: Images, seed: int, lr: float) -> sw.Masks:
     """Masks that need a training: of what is left when the network is trained for 12 epochs and pruned in 12 more."""
-    model, epochs, rounds = copy.deepcopy(model), 12, 30
+    model, epochs = copy.deepcopy(model), 12
     train(model, data, 4000 + seed, epochs, sgd(model, lr))
-    optimizer, every = sgd(model, lr), round(0.75 * epochs * (len(data.x) // BATCH) / rounds)
-    schedule = sw.schedules.Cubic(sparsity)
-    pruning = sw.Pruning(schedule=schedule, rounds=rounds, unit="step", every=every, protect_classifier=False)
-    pruner = sw.Pruner(model, optimizer, pruning)
+    optimizer, steps = sgd(model, lr), epochs * (len(data.x) // BATCH)
+    pruner = pruner_by(sw.schedules.Cubic(sparsity), 30, model, optimizer, steps, protect=False)
     train(model, data, 5000 + seed, epochs, optimizer, pruner)
     return pruner.finish()
 

@@ -24,6 +24,7 @@ from sparsewood.report.rows import Result, read_csv
 from sparsewood.run import command, trainings
 from sparsewood.run.begun import require_same_inputs
 from sparsewood.run.bench import load_split
+from sparsewood.run.calls import told
 from sparsewood.run.cli import main
 from sparsewood.run.command import run_recipe
 from sparsewood.run.directory import Stage, locked
@@ -301,6 +302,12 @@ def test_where_a_forward_of_ones_own_fails_is_told(recipe: Path) -> None:
         run_recipe(recipe, ["model=failing:Net"], quiet=True)
 
 
+def test_a_place_is_ones_own_whatever_its_directory_is_called() -> None:
+    with pytest.raises(KeyError) as caught:
+        exec(compile("\nraise KeyError('x')", "/home/me/sparsewood/mine.py", "exec"), {})
+    assert told(caught.value) == "KeyError: 'x' ('/home/me/sparsewood/mine.py', line 2)"
+
+
 def test_other_code_of_ones_own_is_refused(recipe: Path) -> None:
     module = recipe.with_name("ownmodel.py")
     code = "from sparsewood.models import small_conv\ndef build():\n    return small_conv((4,), hidden=16)\n"
@@ -345,11 +352,11 @@ def test_an_edited_criterion_of_ones_own_is_refused_and_a_new_one_is_not(recipe:
     begin("Magnitude")
     assert json.loads((root / "inputs.json").read_text())["parts"] == {}
     begin("owncriterion:Mine")  # a method that is added later
-    assert list(json.loads((root / "inputs.json").read_text())["parts"]) == ["owncriterion.py"]
+    assert list(json.loads((root / "inputs.json").read_text())["parts"]) == ["owncriterion"]
     begin("owncriterion:Mine")
     module.write_text(code + "# changed\n")
     begin("Magnitude")
-    with pytest.raises(SparsewoodError, match=r"was begun with other code in owncriterion\.py: what is in it"):
+    with pytest.raises(SparsewoodError, match=r"was begun with other code of owncriterion: what is in it"):
         begin("owncriterion:Mine")
     module.write_text(code)
     begin("owncriterion:Mine")

@@ -31,7 +31,7 @@ def require_same_inputs(root: Path, recipe: Recipe, split: Split, device: torch.
     """
     path = root / "inputs.json"
     code = [call.source for call in (recipe.data, recipe.model) if call.source is not None]
-    parts = {file.name: _digest(file) for file in _own_files(recipe) if file not in code}
+    parts = {module: _digest(file) for module, file in _own_parts(recipe) if file not in code}
     inputs = {
         "data": split.digest(),
         "weights": _digest(recipe.weights),
@@ -49,7 +49,7 @@ def require_same_inputs(root: Path, recipe: Recipe, split: Split, device: torch.
     before = read_json(path)
     known, noted = before.get("parts", {}), before["conditions"]
     changed = [name for name, digest in inputs.items() if before.get(name) != digest]
-    changed += [f"code in {name}" for name, digest in parts.items() if known.get(name, digest) != digest]
+    changed += [f"code of {name}" for name, digest in parts.items() if known.get(name, digest) != digest]
     if changed:
         raise SparsewoodError(
             f"'{root}' was begun with other {' and other '.join(changed)}: what is in it belongs to those. Give this "
@@ -68,20 +68,20 @@ def require_same_inputs(root: Path, recipe: Recipe, split: Split, device: torch.
     )
 
 
-def _own_files(value: Any) -> Iterator[Path]:
-    """The files of the functions and classes of one's own, in a recipe or a part of one."""
+def _own_parts(value: Any) -> Iterator[tuple[str, Path]]:
+    """The modules of one's own functions and classes with their files, in a recipe or a part of one."""
+    module, parts = "", value if isinstance(value, list | tuple) else ()
     if isinstance(value, Call):
-        file, parts = value.source, value.parameters.values()
+        module, parts = value.module, value.parameters.values()
     elif is_dataclass(value) and not isinstance(value, type):
-        file, parts = own_file(type(value).__module__), [getattr(value, one.name) for one in fields(value)]
+        module, parts = type(value).__module__, [getattr(value, one.name) for one in fields(value)]
     elif isinstance(value, Mapping):
-        file, parts = None, value.values()
-    else:
-        file, parts = None, value if isinstance(value, list | tuple) else ()
+        parts = value.values()
+    file = own_file(module)
     if file is not None:
-        yield file
+        yield module, file
     for part in parts:
-        yield from _own_files(part)
+        yield from _own_parts(part)
 
 
 def _digest(path: Path | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ import torch
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.models.initial import drawn_from
 
-__all__ = ["Call", "importable", "imported", "own_file"]
+__all__ = ["Call", "importable", "imported", "own_file", "told"]
+
+_NOT_OWN = (Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,18 @@ class Call:
         except (SparsewoodError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever a function of somebody else's does
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            raise SparsewoodError(
-                f"{self.name} failed: {type(error).__name__}: {error} ('{last.filename}', line {last.lineno})."
-            ) from error
+            raise SparsewoodError(f"{self.name} failed: {told(error)}.") from error
 
     @property
     def source(self) -> Path | None:
         """The file of a function that is named as "module:name"; None for those of a catalogue or library."""
-        return own_file(self.name.partition(":")[0]) if ":" in self.name else None
+        return own_file(self.module)
+
+    @property
+    def module(self) -> str:
+        """The module of a function that is named as "module:name"; "" for those of a catalogue."""
+        module, colon, _ = self.name.partition(":")
+        return module if colon else ""
 
 
 def own_file(module: str) -> Path | None:
@@ -77,9 +83,20 @@ def own_file(module: str) -> Path | None:
     (None, None)
     """
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None or "site-packages" in file or module.partition(".")[0] == "sparsewood":
-        return None
-    return Path(file)
+    return None if file is None or not _is_own(file) else Path(file)
+
+
+def _is_own(file: str) -> bool:
+    """Whether a file is neither installed nor sparsewood's."""
+    return not any(Path(file).is_relative_to(place) for place in _NOT_OWN)
+
+
+def told(error: BaseException) -> str:
+    """An exception with its kind, and the last line of one's own in which it was, or the very last one."""
+    lines = traceback.extract_tb(error.__traceback__)
+    own = [line for line in lines if _is_own(line.filename)]
+    last = f" ('{(own or lines)[-1].filename}', line {(own or lines)[-1].lineno})" if lines else ""
+    return f"{type(error).__name__}: {error}{last}"
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def run_cells(place: Path, found: Found) -> bool:
     """Add the networks of a run to what was found; False if it is not finished.
 
     What is called as in an earlier run, but is something else, gets the name of this run as well: a problem that has
-    other settings, and a method that would be there twice at one amount with one seed.
+    other settings, and a method of another recipe at one of the same amounts.
     """
     parameters = read_json(place / RUN)
     if "settings" not in parameters or not list(place.glob("seed-*/evaluation.json")):
@@ -33,7 +33,9 @@ def run_cells(place: Path, found: Found) -> bool:
     problem = f"{parameters['dataset']['name']}, {parameters['model']}"
     about = _problem(parameters)
     if any(
-        facts.problems.get(problem, about) != about or facts.dry_run != parameters["dry_run"] for facts in found.facts
+        (facts.problems[problem], facts.dry_run) != (about, parameters["dry_run"])
+        for facts in found.facts
+        if problem in facts.problems
     ):
         problem = f"{problem} ({run})"
     told = {name: value for name, value in settings.items() if name in ("data", "model", "training", "initial")}
@@ -73,12 +75,11 @@ def run_cells(place: Path, found: Found) -> bool:
 def _told_apart(
     cells: Sequence[tuple[dict[str, Any], Path]], before: Sequence[dict[str, Any]], run: str
 ) -> list[tuple[dict[str, Any], Path]]:
-    """The cells of a run, whose methods are renamed where another recipe gave one of that name, amount and seed."""
-    known = {(cell["problem"], cell["method"], cell["amount"], cell["seed"]): cell["recipe"] for cell in before}
+    """The cells of a run, whose methods are renamed where another recipe gave one of that name and amount."""
+    known = {(cell["problem"], cell["method"], cell["amount"]): cell["recipe"] for cell in before}
     names: dict[str, str] = {}
     for cell, _ in cells:
-        key = (cell["problem"], cell["method"], cell["amount"], cell["seed"])
-        if known.get(key, cell["recipe"]) != cell["recipe"]:
+        if known.get((cell["problem"], cell["method"], cell["amount"]), cell["recipe"]) != cell["recipe"]:
             name = cell["of"] or cell["method"]
             names[name] = f"{name} ({run})"
     found = []

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from sparsewood.inputs import call, to_model_device
 from sparsewood.pruning import Pruning
 from sparsewood.quantization.limits import limits_of
 from sparsewood.run.bench import Bench
+from sparsewood.run.calls import told
 from sparsewood.run.during import pruner_of, squeezed
 from sparsewood.run.experiment import first_step, numbered, snapshots
 from sparsewood.run.recipe import Variant
@@ -59,7 +58,7 @@ def check_model(bench: Bench) -> None:
             f"model: {name} does not take the images of {bench.split.name}, which are {shape} (channels x height x "
             f"width). If it is made for others, set its size, such as model: {{name: {name}, "
             f"channels: {bench.split.input_shape[0]}}}; `sparsewood list models` shows its parameters. "
-            f"It says: {_told(error.__cause__ or error)}"
+            f"It says: {told(error.__cause__ or error)}"
         ) from error
     if not isinstance(logits, Tensor):
         raise SparsewoodError(
@@ -72,13 +71,6 @@ def check_model(bench: Bench) -> None:
             f"(1, {bench.split.classes}). Set its number of classes, as in model: {{name: {name}, "
             f"classes: {bench.split.classes}}}."
         )
-
-
-def _told(error: BaseException) -> str:
-    """An exception with its kind, and the last line of somebody's own in which it was."""
-    lines = [(Path(file.filename), file.lineno) for file in traceback.extract_tb(error.__traceback__)]
-    own = [f" ('{file}', line {line})" for file, line in lines if not {"site-packages", "sparsewood"} & set(file.parts)]
-    return f"{type(error).__name__}: {error}{own[-1] if own else ''}"
 
 
 def _check_variant(bench: Bench, variant: Variant) -> None:
