@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -17,10 +18,12 @@ from sparsewood.criteria import (
     LAMP,
     ActivationMagnitude,
     Criterion,
+    GraSP,
     Inputs,
     LpNorm,
     Magnitude,
     Random,
+    SynFlow,
     WeightTimesGradient,
 )
 from sparsewood.errors import SparsewoodError
@@ -404,3 +407,18 @@ def test_n_of_m_may_be_asked_for_as_density() -> None:
     assert prune(layer, Magnitude(), Density(0.5), granularity=NM(2, 4)).removed == 8
     with pytest.raises(SparsewoodError, match=r"2:4 removes 0\.5"):
         prune(layer, Magnitude(), Count(8), granularity=NM(2, 4))
+
+
+@pytest.mark.parametrize("criterion", [SynFlow(), WeightTimesGradient(), GraSP()], ids=repr)
+def test_passes_over_data_see_the_network_as_earlier_masks_leave_it(criterion: Criterion) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 11), nn.Linear(11, 3), nn.Linear(3, 13), nn.Linear(13, 2))
+    data = [(torch.randn(8, 7), torch.randint(2, (8,)))]
+    earlier = prune(model, Random(), 0.5)
+    applied = copy.deepcopy(model)
+    apply_masks(applied, earlier)
+    before = fingerprint(model)
+    loss = nn.functional.cross_entropy
+    found, expected = (prune(one, criterion, 0.8, masks=earlier, data=data, loss=loss) for one in (model, applied))
+    assert found == expected
+    assert fingerprint(model) == before

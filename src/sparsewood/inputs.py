@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -56,10 +57,13 @@ def call(model: nn.Module, example_inputs: Inputs) -> Any:
 
 def refuse_sum(loss: object) -> None:
     """Raise `SparsewoodError` for a loss that is a sum over the batch: what is made of it would depend on its size."""
-    if isinstance(loss, nn.modules.loss._Loss) and loss.reduction == "sum":
+    named, reduction = type(loss), getattr(loss, "reduction", None)
+    if isinstance(loss, partial):
+        named, reduction = loss.func, loss.keywords.get("reduction")
+    if reduction == "sum":
+        name = getattr(named, "__name__", named)
         raise SparsewoodError(
-            f"{type(loss).__name__}(reduction='sum') returns a sum over the batch; a mean over it is needed. "
-            "Use reduction='mean'."
+            f"{name}(reduction='sum') returns a sum over the batch; a mean over it is needed. Use reduction='mean'."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import namedtuple
 from types import SimpleNamespace
 from typing import Any
@@ -218,8 +219,9 @@ def test_nothing_changes_without_positions() -> None:
     assert cut_with_sizes(model, {}) == []
 
 
-def test_sizes_are_looked_at_without_changing_what_a_parametrisation_remembers() -> None:
-    model = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 6)).train()
+@pytest.mark.parametrize("layer", [nn.Linear(4, 6), nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(4, 6, 3)], ids=repr)
+def test_sizes_are_looked_at_without_changing_what_a_parametrisation_remembers(layer: nn.Module) -> None:
+    model = nn.utils.parametrizations.spectral_norm(copy.deepcopy(layer)).train()
     vector = model.parametrizations["weight"][0]._u.clone()
     assert own_edits(model, plan_of(model, {}), model) == []
     assert torch.equal(model.parametrizations["weight"][0]._u, vector)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -472,9 +473,17 @@ def test_a_forward_that_fails_is_named_with_its_batch() -> None:
         collect(mlp(), [(X, Y), (X[:, :1], Y)], [Gradient()], F.cross_entropy)
 
 
-def test_a_loss_that_sums_is_refused() -> None:
-    with pytest.raises(SparsewoodError, match="reduction='sum'"):
-        collect(mlp(), [(X, Y)], [Gradient()], nn.CrossEntropyLoss(reduction="sum"))
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (nn.CrossEntropyLoss(reduction="sum"), "CrossEntropyLoss"),
+        (partial(F.cross_entropy, reduction="sum"), "cross_entropy"),
+    ],
+    ids=["module", "function"],
+)
+def test_a_loss_that_sums_is_refused(loss: Any, name: str) -> None:
+    with pytest.raises(SparsewoodError, match=rf"{name}\(reduction='sum'\)"):
+        collect(mlp(), [(X, Y)], [Gradient()], loss)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import sparsewood as sw
 from sparsewood.criteria import SynFlow, WeightTimesGradient
+from sparsewood.errors import SparsewoodError
 from sparsewood.statistics import Gradient, HessianGradient, SynapticFlow, collect
 from sparsewood.statistics.synaptic_flow import Precision
 
@@ -189,6 +190,41 @@ def test_outputs_that_sum_to_a_constant_are_said() -> None:
         layer_sums(Scaled(F.relu))
     with pytest.raises(sw.SparsewoodError, match="sum to a constant"):
         sw.recipes.find_collapse(Scaled(F.relu), {}, torch.ones(1, 4))
+
+
+class Shifted(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x - 127.5) / 127.5)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gru, self.last = nn.Linear(4, 32), nn.GRU(32, 32, batch_first=True), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.gru(F.relu(self.first(x)).expand(10, -1).unsqueeze(0))[0][:, -1])
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.Tanh()], ids=repr)
+def test_what_is_subtracted_is_said_and_does_not_turn_the_order_round(activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 6), activation, nn.Linear(6, 3)]
+    assert min(layer_sums(nn.Sequential(*layers))) > 0
+    with pytest.raises(SparsewoodError, match="Something is subtracted in the forward"):
+        sw.score(Shifted(*layers), SynFlow(), data=[torch.ones(2, 4)])
+
+
+def test_negative_flow_through_a_fused_recurrent_layer_is_said() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(SparsewoodError, match="less than nothing flows through Recurrent"):
+        sw.score(Recurrent(), SynFlow(), data=[torch.ones(1, 4)])
+
+
+def test_a_network_that_masks_cut_off_has_no_flow() -> None:
+    model = Between(F.relu)
+    nn.init.zeros_(model.second.weight)
+    assert layer_sums(model) == [0, 0, 0]
 
 
 def test_of_all_data_one_batch_is_read() -> None:

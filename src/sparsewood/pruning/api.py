@@ -144,7 +144,8 @@ def prune(
         granularity: what is removed as one. `NM` fixes the amount itself.
         data, loss, statistics: see `score`.
         include, exclude: see `score`; what is named in `include` is pruned even if it is the classifier.
-        masks: earlier masks. What they removed stays removed, and counts as zero in the scores of units.
+        masks: earlier masks. What they removed stays removed, and counts as zero in the scores of units and in the
+            passes over data.
         generator: for random criteria; without one the same call gives the same masks.
         min_units: how many units every parameter keeps at least; 0 allows emptying one. (N:M keeps n of every m.)
         protect_classifier: leave the last weight in registration order alone.
@@ -178,7 +179,8 @@ def prune(
         return _in_steps(once, sparsity, iterations, earlier, data, loss, revive=revive)
     if revive:
         raise SparsewoodError("revive=True is for iterations: with one step nothing went before that could come back.")
-    found = _statistics(model, [criterion], [chosen], data, loss, statistics, masks=earlier)
+    with masked(model, earlier):
+        found = _statistics(model, [criterion], [chosen], data, loss, statistics, masks=earlier)
     return once(sparsity, earlier, found)
 
 

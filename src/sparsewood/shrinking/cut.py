@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -184,7 +185,8 @@ def own_edits(model: nn.Module, plan: ShrinkPlan, before: nn.Module) -> list[Edi
             continue
         sizes = _quietly(module, _own_sizes)
         if isinstance(module, _ConvNd):
-            sizes |= _channels(module, _groups(before.get_submodule(name), kept[name], shapes[name]))
+            groups = _groups(before.get_submodule(name), kept[name], shapes[name])
+            sizes |= _quietly(module, partial(_channels, groups=groups))
         edits += [
             Edit(name, key, (), vars(module)[key], value)
             for key, value in sizes.items()
@@ -211,10 +213,10 @@ def _own_sizes(module: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield from sizes(module).items()
 
 
-def _channels(module: _ConvNd, groups: int) -> dict[str, int]:
-    first, second = module.weight.shape[0], module.weight.shape[1] * groups
-    made, read = (second, first) if isinstance(module, _ConvTransposeNd) else (first, second)
-    return {"groups": groups, "in_channels": read, "out_channels": made}
+def _channels(module: Any, groups: int) -> Iterator[tuple[str, int]]:
+    first, second = module.weight.shape[:2]
+    axes = (second * groups, first) if isinstance(module, _ConvTransposeNd) else (first, second * groups)
+    yield from zip(("groups", "out_channels", "in_channels"), (groups, *axes), strict=True)
 
 
 def _groups(module: Any, kept: Mapping[str, Mapping[int, Tensor]], shapes: Mapping[str, Any]) -> int:

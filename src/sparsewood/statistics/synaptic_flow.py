@@ -55,12 +55,13 @@ class SynapticFlow(ModelStatistic):
     a unit to its outputs; layers beside one another share R. Weights used several times in a row count as often.
     Not conserved is the flow through softmax inside the network (attention), through normalisations written by hand,
     and through products of activations that are no gates: layers whose sum is more than R are named in a warning.
+    LSTM, GRU and tanh RNN of PyTorch compute in one piece, with their activations as they are: less comes out of them.
 
     float64 holds the flow of networks that are too deep for float32, where it overflows. Tensors that the model makes
     in another precision are converted.
 
-    Raises `SparsewoodError` if no output depends on the weights, if the outputs sum to a constant (softmax), and if the
-    flow overflows.
+    Raises `SparsewoodError` if no output depends on the weights, if the outputs sum to a constant (softmax), if the
+    flow overflows, and if it is below 0, or 0 though no weight is.
     """
 
     precision: Precision = "float64"
@@ -114,6 +115,7 @@ class SynapticFlow(ModelStatistic):
                 [by_id[id(entry.parameter)] for entry in chosen],
                 sum(float(one.sum()) for one in found[len(parameters) :] if one is not None) if sources else None,
             )
+            _require_positive(flow, chosen, model)
             _report_more(flow, chosen)
         return flow
 
@@ -144,6 +146,20 @@ def _require_change(total: float, of: Sequence[Tensor], found: Sequence[Tensor |
         raise SparsewoodError(
             f"Synaptic flow: the outputs of {type(model).__name__} sum to a constant, as they do after a softmax, so "
             "that no weight changes it. Pass the network without its softmax."
+        )
+
+
+def _require_positive(flow: Flow, chosen: Sequence[Entry], model: nn.Module) -> None:
+    """Raise `SparsewoodError` for flow below 0, and for none at all through weights of which none is 0."""
+    scores = [e.parameter.detach() * one for e, one in zip(chosen, flow.weights, strict=True) if one is not None]
+    below = any(float(one.min()) < -float(one.abs().max()) * torch.finfo(one.dtype).eps ** 0.5 for one in scores)
+    none = flow.total == 0 and all(bool((e.parameter != 0).all()) for e in chosen)
+    if below or none:
+        raise SparsewoodError(
+            f"Synaptic flow: {'less than nothing' if below else 'nothing'} flows through {type(model).__name__}, "
+            "though its weights count as positive. Something is subtracted in the forward (such as the mean of "
+            "images), or made negative: by nn.GRU, or by a weight that is normalised (spectral_norm). Take that out of "
+            "the model, or use another criterion."
         )
 
 
