@@ -84,7 +84,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=tuple(methods(0.5)), default=list(methods(0.5)))
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.95, 0.982])
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--network", choices=tuple(RATES), default="lenet300")
     parser.add_argument("--classifier", action="store_true", help="prune the last layer, too")
     options = parser.parse_args()
@@ -93,7 +94,7 @@ def main() -> None:
     split = sw.data.mnist(options.data_dir, validation=6000)
     data, test, began = images(split.train), images(split.test.open()), time.perf_counter()
     found: dict[tuple[str, float], list[float]] = {}
-    for seed in range(1, options.seeds + 1):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         initial = network(options.network, 2.0, seed)
         dense = copy.deepcopy(initial)
         pruned(dense, data, seed, options.epochs, lr)

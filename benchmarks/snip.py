@@ -216,7 +216,8 @@ def main() -> None:
     parser.add_argument("--truncated", action="store_true", help="initial weights within 2 deviations")
     parser.add_argument("--redraw", action="store_true", help="train other weights than those that were scored")
     parser.add_argument("--biases", action="store_true", help="draw biases at random and prune them, too")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(1)
     pixels = sw.data.Normalization((options.mean,), (options.deviation,))
@@ -224,7 +225,7 @@ def main() -> None:
     measured = split.test.open() if options.part == "test" else split.validation
     data, began = (images(split.train), images(measured)), time.perf_counter()
     rows: dict[tuple[str, float], list[list[float]]] = {}
-    for seed in range(1, options.seeds + 1):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for method in options.methods:
             for sparsity in [0.0] if method == "dense" else options.sparsities:
                 model = network(options.network, options.init_scale, seed, truncated=options.truncated)

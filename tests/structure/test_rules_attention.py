@@ -214,7 +214,12 @@ class Net(nn.Module):
     """An embedding, attention, and a head; `more` and `options` go to the attention and to its call."""
 
     def __init__(
-        self, *, options: dict[str, Any] | None = None, cross: tuple[int, int] | None = None, **more: Any
+        self,
+        *,
+        options: dict[str, Any] | None = None,
+        cross: tuple[int, int] | None = None,
+        memory: bool = False,
+        **more: Any,
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(6, 8)
@@ -223,12 +228,15 @@ class Net(nn.Module):
         if cross is not None:
             self.key, self.value = nn.Linear(6, cross[0]), nn.Linear(6, cross[1])
             more |= {"kdim": cross[0], "vdim": cross[1]}
+        self.memory = nn.Linear(6, 8) if memory else None
         self.attention = nn.MultiheadAttention(8, 2, **{"batch_first": True, **more})
         self.head = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.embed(x)
         key, value = (self.key(x), self.value(x)) if self.cross is not None else (y, y)
+        if self.memory is not None:
+            key = value = self.memory(x)
         return self.head(self.attention(y, key, value, **self.options)[0])
 
 
@@ -264,6 +272,18 @@ LAYERS: dict[str, tuple[Callable[[], Net], Sequence[Coupled]]] = {
             OUT,
         ),
     ),
+    "a memory whose keys are its values": (
+        lambda: Net(memory=True, options={"need_weights": False}),
+        (Coupled(8, "embed.*:0 memory.*:0 attention.in_proj_weight:1"), HEADS, OUT),
+    ),
+    "such a memory, without bias": (
+        lambda: Net(memory=True, bias=False),
+        (
+            Coupled(8, "embed.*:0 memory.*:0 attention.in_proj_weight:1"),
+            HEADS,
+            Coupled(8, "attention.out_proj.weight:0 head.weight:1"),
+        ),
+    ),
     "a learnt token": (
         lambda: Net(add_bias_kv=True, options={"need_weights": False}),
         (IN, Coupled(2, "attention.in_proj_*:0*12 attention.bias_?:2*4 attention.out_proj.weight:1*4"), OUT),
@@ -293,3 +313,25 @@ def test_places_in_heads_set_the_scale(cross: tuple[int, int] | None, need_weigh
     ]
     assert [group.units for group in groups] == [4]
     assert groups[0].inexact == ("attention scale",)
+
+
+def test_a_decoder_loses_heads_and_width() -> None:
+    """Its layers take keys and values from one memory."""
+
+    class Translation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(6, 16)
+            self.layers = nn.Transformer(16, 4, 1, 1, 24, batch_first=True)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.head(self.layers(self.embed(x), self.embed(y)))
+
+    torch.manual_seed(0)
+    model, example = Translation().eval(), (torch.randn(2, 5, 6), torch.randn(2, 4, 6))
+    structure = sw.trace(model, example)
+    assert sorted(group.units for group in structure.prunable) == [4, 4, 4, 16, 24, 24]
+    small = sw.shrink(model, example, 0.4).model
+    assert small(*example).shape == (2, 4, 3)
+    assert sum(p.numel() for p in small.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())

@@ -91,7 +91,8 @@ class PerLayer(Scope):
 
     `allocation` says how much each layer keeps: `Uniform()`, `ERK()` or `LAMP()` share out the total that was asked for
     (exactly: largest remainder); a mapping from name, pattern or module class to an amount gives each layer it means
-    that amount of its own, rounded in each layer, and leaves the others as they are (None = the amount asked for).
+    that amount of its own, rounded in each layer, and leaves the others as they are (None = the amount asked for). A
+    count of as many units as a layer has, or more, was asked for by number and takes them all, whatever `min_units`.
 
     >>> PerLayer({"conv*": 0.2, "fc1": 0.4}).allocation
     {'conv*': 0.2, 'fc1': 0.4}

@@ -206,6 +206,8 @@ def _parts_asked_for(t: Tracer, op: Op) -> tuple[Any, bool]:
         return op.args[1], len(op.out) == chunks
     if name in ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "split_copy"):
         return argument(t.calls[-1], 1, "split_size", "split_size_or_sections", "split_sizes"), False
+    if name == "multi_head_attention_forward":  # the rows of queries, and those of keys and values, of one weight
+        return [-1] * len(op.out), False
     return op.args[1], trusted(t) and isinstance(op.args[1], int)
 
 
