@@ -1,10 +1,16 @@
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
+import sparsewood as sw
 from sparsewood.errors import SparsewoodError
+from sparsewood.measurement.jacobian import jacobian_contributions
 from sparsewood.snapshot import untouched
 
 
@@ -156,3 +162,21 @@ def test_cuda_random_state_comes_back():
     with untouched(model, training=True):
         model(torch.ones(100, device="cuda"))
     assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        lambda net, data: sw.prune(net, sw.WeightTimesGradient(), 0.5, data=data, loss=F.cross_entropy, iterations=2),
+        lambda net, data: sw.collect(net, data, [sw.units.ZeroFraction()]),
+        lambda net, data: sw.apoz(net, data, layers="0"),
+        lambda net, data: jacobian_contributions(net, {"0.weight": torch.ones(3, 4, dtype=torch.bool)}, data),
+    ],
+    ids=["prune in steps", "collect of units", "apoz of a layer", "jacobian_contributions"],
+)
+def test_a_shuffling_loader_may_draw_and_the_random_state_stays(reading: Callable[[nn.Module, Any], object]) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    rows = [(torch.randn(4), torch.tensor(i % 2)) for i in range(6)]
+    state = torch.get_rng_state()
+    reading(net, DataLoader(rows, 2, shuffle=True))
+    assert torch.equal(state, torch.get_rng_state())

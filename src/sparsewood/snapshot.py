@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from sparsewood.errors import SparsewoodError, require_model
 
-__all__ = ["kernels_with_backward", "untouched"]
+__all__ = ["kernels_with_backward", "same_random_state", "untouched"]
 
 
 @contextmanager
@@ -39,10 +39,10 @@ def untouched(model: nn.Module, *, training: bool | None = False, buffers: bool 
     """
     require_model(model)
     _refuse_lazy(model)
-    restorers = [_training_flags(model), _gradients(model), _other_random_state()]
+    restorers = [_training_flags(model), _gradients(model)]
     if buffers:
         restorers.append(_buffers(model))
-    with torch.random.fork_rng(devices=_cuda_devices(model)):
+    with same_random_state(model):
         try:
             if training is not None:
                 model.train(training)
@@ -52,20 +52,31 @@ def untouched(model: nn.Module, *, training: bool | None = False, buffers: bool 
                 restore()
 
 
+@contextmanager
+def same_random_state(model: nn.Module) -> Iterator[None]:
+    """Draw inside this block (a shuffling loader draws when it is read); afterwards the random states are as they were.
+
+    Those of Python, of NumPy, and of PyTorch on the CPU and the CUDA devices that the model is on.
+
+    >>> before = torch.get_rng_state()
+    >>> with same_random_state(nn.Linear(1, 1)):
+    ...     _ = torch.rand(1)
+    >>> torch.equal(before, torch.get_rng_state())
+    True
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the state that models may draw from)
+    with torch.random.fork_rng(devices=_cuda_devices(model)):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
 def kernels_with_backward(model: nn.Module) -> AbstractContextManager[None]:
     """cuDNN's recurrent layers have no backward pass in eval mode; PyTorch's own do."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-
-
-def _other_random_state() -> Callable[[], None]:
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the state that models may draw from)
-
-    def restore() -> None:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
-    return restore
 
 
 def _refuse_lazy(model: nn.Module) -> None:

@@ -114,7 +114,14 @@ def test_norms_equal_torch(weight: Tensor, p: float) -> None:
     scores = score(layer, LpNorm(p), granularity=Units((1,)), include="weight")["weight"]
     others = tuple(d for d in range(weight.ndim) if d != 1)
     expected = torch.linalg.vector_norm(weight, p, dim=others, keepdim=True)
-    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores, expected.to(scores.dtype), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("criterion", [LpNorm(12), MeanPower(12)], ids=repr)
+def test_high_powers_of_small_weights_are_not_all_zero(criterion: Criterion) -> None:
+    layer = counting_linear(2, 2)
+    layer.weight.data = torch.tensor([[3e-5, 1e-5], [4e-5, 2e-5]])
+    assert prune(layer, criterion, 0.5)["weight"].tolist() == [[True, False], [True, False]]
 
 
 @pytest.mark.parametrize(

@@ -208,8 +208,18 @@ def test_reinitialize_names_the_module_that_cannot() -> None:
 def test_reinitialize_knows_multihead_attention() -> None:
     model = nn.MultiheadAttention(8, 2)
     before = model.in_proj_weight.detach().clone()
+    nn.init.ones_(model.out_proj.bias)
     Reinitialize()(model, {}, torch.Generator().manual_seed(3))
     assert not torch.equal(model.in_proj_weight, before)
+    assert not model.out_proj.bias.any(), "as in a new one"
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(2, affine=False), nn.BatchNorm1d(2)], ids=["plain", "affine"])
+def test_reinitialize_forgets_running_statistics(norm: nn.BatchNorm1d) -> None:
+    norm(torch.randn(8, 2) + 5)
+    Reinitialize()(nn.Sequential(nn.Linear(2, 2), norm), {})
+    assert norm.running_mean is not None
+    assert not norm.running_mean.any()
 
 
 # ---------------------------------------------------------------- the contract

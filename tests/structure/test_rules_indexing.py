@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sparsewood.structure import trace
 from sparsewood.structure.modes import Functions, Operations
 from sparsewood.structure.tracer import Tracer
 
@@ -97,6 +98,65 @@ def test_axes_that_are_not_indexed_keep_their_labels_where_torch_puts_them(index
         assert torch.equal(moved, row.expand(moved.shape))
         assert traced.zero[found[0]]
         assert len(labels) == size
+
+
+LISTS: list[Any] = [
+    [1, 0],
+    (slice(None), [2, 1, 0]),
+    (slice(None), (2, 1, 0)),
+    (slice(None), range(2)),
+    (slice(None), np.array([2, 1, 0])),
+    (slice(None), []),
+    (slice(None), [[0, 1], [2, 2]]),
+    ([1, 0], slice(None), [0, 1]),
+    (Ellipsis, [True, False, True, False, True]),
+    (Ellipsis, [[True, False, True, False]] * 3, slice(1, 3)),
+]
+
+
+@pytest.mark.parametrize("index", LISTS, ids=repr)
+def test_lists_of_numbers_are_indices_like_tensors(index: Any) -> None:
+    def as_tensors(x: Tensor) -> Tensor:
+        items = index if isinstance(index, tuple) else (index,)
+        return x[tuple(item if isinstance(item, slice | type(...)) else torch.tensor(item).to(kind) for item in items)]
+
+    def facts(function: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+        traced = Indexed(function, weight(2, 3, 4, 5), real=kind == torch.bool)
+        stays = [traced.stays(0, axis) for axis in range(4)]
+        return traced.tracer.escaped, traced.out.shape, traced.rows, traced.zero, stays
+
+    kind = torch.bool if "True" in repr(index) else torch.long
+    listed = facts(lambda x: (2 * x)[index])
+    assert listed == facts(lambda x: as_tensors(2 * x))
+    assert not listed[0]
+
+
+def test_a_list_of_numbers_is_written_to() -> None:
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        x = 2 * x
+        x[:, [0, 2]] = y
+        return x
+
+    traced = Indexed(run, weight(4, 3, 5), weight(4, 2, 5))
+    assert not traced.tracer.escaped
+    assert [traced.stays(0, axis) for axis in range(3)] == [False, True, False]
+    assert traced.tied(traced.axis(0, 0), traced.axis(1, 0))
+
+
+def test_an_attribute_in_a_list_of_numbers_has_to_stay() -> None:
+    def group_of_first(index: Callable[[Any], Any]) -> Any:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.second(self.first(x)[index(self.first.out_features)].relu())
+
+        return next((one for one in trace(Net(), torch.zeros(9, 4)).prunable if one.name == "first"), None)
+
+    assert group_of_first(lambda _: [0, 8]) is not None
+    assert group_of_first(lambda width: [0, width]) is None
 
 
 def _name(item: Any) -> str:

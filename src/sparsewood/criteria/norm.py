@@ -42,7 +42,7 @@ class LpNorm(Criterion):
 
     def __call__(self, inputs: Inputs) -> Tensor:
         magnitude = inputs.weight.abs()
-        return magnitude if math.isinf(self.p) or self.p == 1 else magnitude.pow(self.p)
+        return magnitude if math.isinf(self.p) or self.p == 1 else _power(magnitude, self.p)
 
     def finish(self, total: Tensor, size: int) -> Tensor:
         norm = total if math.isinf(self.p) else total.pow(1 / self.p)
@@ -69,7 +69,12 @@ class MeanPower(Criterion):
             raise SparsewoodError(f"MeanPower needs a finite p > 0. Got {self.p!r}.")
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        return inputs.weight.abs().pow(self.p)
+        return _power(inputs.weight.abs(), self.p)
 
     def finish(self, total: Tensor, size: int) -> Tensor:
         return total / size
+
+
+def _power(magnitude: Tensor, p: float) -> Tensor:
+    """To the power p; above 2 in float64, since 1e-4 to the power 12 is 0 in float32, as all small weights would be."""
+    return (magnitude.double() if p > 2 else magnitude).pow(p)

@@ -15,7 +15,7 @@ from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import call, describe, to_model_device
 from sparsewood.masks import masked
 from sparsewood.matrices import as_matrices, matrix_layers
-from sparsewood.snapshot import kernels_with_backward, untouched
+from sparsewood.snapshot import kernels_with_backward, same_random_state, untouched
 
 __all__ = ["SingularValues", "jacobian_contributions", "jacobian_singular_values", "layer_singular_values"]
 
@@ -120,7 +120,8 @@ def jacobian_contributions(
     {'1.weight': -4.0}
     """
     require_batches(data)
-    batches = list(data)
+    with same_random_state(model):
+        batches = list(data)
     before = jacobian_singular_values(model, batches, examples=examples).mean
     return {
         name: jacobian_singular_values(model, batches, masks={name: mask}, examples=examples).mean - before

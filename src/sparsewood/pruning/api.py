@@ -22,6 +22,7 @@ from sparsewood.parameters import Entry, Selectors, choose, entries
 from sparsewood.pruning.iterations import Start, steps_to, warnings_once
 from sparsewood.pruning.scores import ParameterScores, View, checked, joined
 from sparsewood.pruning.selection import Selector, best_of_m
+from sparsewood.snapshot import same_random_state
 from sparsewood.statistics import Loss, Statistic, collect
 from sparsewood.statistics.collect import data_free
 from sparsewood.types import AmountLike, Density, Masks, Sparsity, Statistics, as_amount
@@ -241,7 +242,8 @@ def _in_steps(
         )
     if data is not None and once.criterion.needs:
         require_batches(data)
-        data = list(islice(data, 1 if data_free(once.criterion.needs) else None))
+        with same_random_state(once.model):
+            data = list(islice(data, 1 if data_free(once.criterion.needs) else None))
     current = Masks.adopt(earlier)
     with warnings_once():
         for step in steps_to(as_amount(sparsity), iterations, once.start(earlier)):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sparsewood.errors import SparsewoodError
@@ -52,7 +53,9 @@ class LayerWeights(Initializer):
 
 
 def reset_layers(model: nn.Module, generator: torch.Generator) -> None:
-    """Call every layer's `reset_parameters`; the random state of the process is left alone.
+    """Call every layer's `reset_parameters` and forget running statistics, as if the network were new.
+
+    The random state of the process is left alone.
 
     Raises `SparsewoodError` for layers that have none, and for those whose weight is computed from other parameters.
     """
@@ -72,6 +75,11 @@ def reset_layers(model: nn.Module, generator: torch.Generator) -> None:
             torch.cuda.default_generators[device].manual_seed(seed)
         for module in owners:
             _reset_method(module)()
+        for module in model.modules():
+            if isinstance(module, _NormBase):  # without a weight it has statistics all the same
+                module.reset_running_stats()
+            if isinstance(module, nn.MultiheadAttention) and module.out_proj.bias is not None:
+                module.out_proj.bias.zero_()  # as in a new one; the projection was reset after the attention
 
 
 def _reset_method(module: nn.Module) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 from sparsewood.inputs import arguments, map_tensors
 from sparsewood.shrinking.copies import duplicate
-from sparsewood.shrinking.folding import Folded, constant_units, fold_constants, fold_means
+from sparsewood.shrinking.folding import Folded, constant_units, fold_constants, fold_means, joined
 from sparsewood.shrinking.plan import Keep
 from sparsewood.shrinking.running import always_alike, finite, others
 from sparsewood.structure import Structure
@@ -40,6 +41,12 @@ class Filled:
         constants = {name: ~stays for name, stays in self.constants.items()}
         return {name: stays | constants.get(name, False) for name, stays in self.keep.items()}
 
+    @property
+    def held(self) -> dict[str, str]:
+        """Why constants stay that were to go, by group."""
+        stay = {name: int((units & self.keep[name]).sum()) for name, units in self.done.borders.items()}
+        return {name: f"no bias can take over the constants that {n} of its units are" for name, n in stay.items() if n}
+
 
 def fill_means(model: nn.Module, structure: Structure, keep: Keep, batches: Iterable[Any]) -> Filled:
     """The biases of what reads removed units take over the mean of what these add."""
@@ -47,18 +54,30 @@ def fill_means(model: nn.Module, structure: Structure, keep: Keep, batches: Iter
     return Filled(reference, keep, fold_means(reference, structure, keep, batches))
 
 
-def fill_constants(model: nn.Module, structure: Structure, keep: Keep, inputs: Iterable[Any], *, stay: bool) -> Filled:
+def fill_constants(
+    model: nn.Module,
+    structure: Structure,
+    keep: Keep,
+    inputs: Iterable[Any],
+    *,
+    stay: bool,
+    fixed: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Filled:
     """Biases take over removed units that do not depend on the input.
 
-    A constant that no number in a bias stands for, because zeros around an image cut it off, stays if `stay`; else it
-    goes like any other unit.
+    A constant that no number in a bias stands for stays if `stay`; else it goes like any other unit. That is so where
+    zeros around an image cut it off, and for the units in `fixed`, by group.
     """
-    constants = constant_units(model, structure)
-    gone = {name: stays | ~constants[name] for name, stays in keep.items() if name in constants}
+    found = constant_units(model, structure)
+    left = {name: units & ~keep[name] for name, units in fixed.items() if name in keep}
+    known = {name: stays | ~found[name] for name, stays in keep.items() if name in found}
+    gone = _also(known, left)
     if all(stays.all() for stays in gone.values()):
-        return Filled(model, keep)
-    seen, reference = _samples(model, inputs), duplicate(model, double=False)
-    done = fold_constants(reference, structure, gone, seen, carriers=stay)
+        reference, done, seen = model, Folded(), ()
+    else:
+        seen, reference = _samples(model, inputs), duplicate(model, double=False)
+        done = fold_constants(reference, structure, gone, seen, carriers=stay)
+    done = replace(done, borders=joined([done.borders, left]))
     if stay:
         return Filled(reference, _also(keep, done.borders), done, gone, seen)
     return Filled(reference, keep, done, _also(gone, done.borders), seen)

@@ -31,7 +31,7 @@ from sparsewood.shrinking.observing import Tally, measure, silent_units
 from sparsewood.shrinking.plan import Keep
 from sparsewood.structure import Structure
 
-__all__ = ["Folded", "constant_units", "fold_constants", "fold_means"]
+__all__ = ["Folded", "constant_units", "fold_constants", "fold_means", "joined"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +140,12 @@ def fold_constants(
     wide = {one: chosen for one, tally in tallies.items() if not even(one, tally)}
     uneven = _uneven(reference, structure, wide, batches, even)
     stay = _audible(reference, structure, unreadable, chosen, batches)
-    carrying, alone = dict[str, int](), _joined(uneven.values())
+    carrying, alone = dict[str, int](), joined(uneven.values())
     if carriers:
         riding = {one: _less(units, stay) for one, units in uneven.items()}
         carrying, alone = let_carry(reference, structure, riding, batches)
-    stay = _joined([stay, alone])
-    parts = {one: _less(chosen, _joined([stay, uneven.get(one, {})])) for one in tallies}
+    stay = joined([stay, alone])
+    parts = {one: _less(chosen, joined([stay, uneven.get(one, {})])) for one in tallies}
     tallies, failed = _measured(reference, structure, parts, batches)
     folded = _moved(reference, structure, removed, tallies, [*unreadable, *failed])
     return replace(folded, borders=stay, carriers=carrying)
@@ -164,7 +164,8 @@ def _less(chosen: Chosen, others: Chosen) -> dict[str, np.ndarray]:
     return {name: units for name, units in left.items() if units.any()}
 
 
-def _joined(sets: Iterable[Chosen]) -> dict[str, np.ndarray]:
+def joined(sets: Iterable[Chosen]) -> dict[str, np.ndarray]:
+    """The units that are in any of the sets."""
     found: dict[str, np.ndarray] = {}
     for one in sets:
         for name, units in one.items():
@@ -215,7 +216,7 @@ def _uneven(
     wanted = {one: [positions(structure, one.weight, one.axis, unit) for unit in found] for one, found in units.items()}
     tallies = measure(model, wanted, batches)[0] if wanted else {}
     return {
-        one: _joined(unit for unit, tally in zip(units[one], found, strict=True) if not even(one, tally))
+        one: joined(unit for unit, tally in zip(units[one], found, strict=True) if not even(one, tally))
         for one, found in tallies.items()
     }
 

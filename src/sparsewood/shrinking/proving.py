@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,21 +17,36 @@ from sparsewood.inputs import map_tensors
 from sparsewood.shrinking.build import Built, build
 from sparsewood.shrinking.cut import apply_edits
 from sparsewood.shrinking.filled import Filled
-from sparsewood.shrinking.folding import fold_constants
+from sparsewood.shrinking.folding import Folded, fold_constants
 from sparsewood.shrinking.normalizers import normalizers
+from sparsewood.shrinking.observing import silent_units
 from sparsewood.shrinking.plan import Keep
-from sparsewood.shrinking.proof import Probe, References, distance, has_power, masked_outputs, tolerable, tolerance
+from sparsewood.shrinking.proof import (
+    Probe,
+    References,
+    distance,
+    has_power,
+    masked_outputs,
+    silence,
+    tolerable,
+    tolerance,
+)
+from sparsewood.shrinking.running import finite
 from sparsewood.shrinking.scales import Scales, apply_scalings, fold_scales
 from sparsewood.shrinking.sizes import Sizes
 from sparsewood.structure import Structure
 from sparsewood.structure.rules.normalization import NORMALISED
 
-__all__ = ["Proof", "Prover", "counted"]
+__all__ = ["Differs", "Proof", "Prover", "counted"]
 
 _EXACT = 1e-9
 """How much outputs in float64 may differ, relative to the largest."""
 _GUESSES = 24
 """How often it is tried which weights make up for a width."""
+
+
+class Differs(SparsewoodError):
+    """The small network is not the masked one."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +108,10 @@ class Prover:
         if proof.exact:
             return proof
         if not inexact:
-            raise SparsewoodError(self._differs(found, limit, conditions))
+            raise Differs(self._differs(found, limit, conditions))
         proven = self._proven(probe, small, filled, inexact)
         if proven is not None and not tolerable(proven, probe, _EXACT):
-            raise SparsewoodError(self._differs(proven, limit, conditions))
+            raise Differs(self._differs(proven, limit, conditions))
         return replace(proof, proven=proven, inexact=inexact, notes=(*proof.notes, *scales.reasons))
 
     def assume(self, filled: Filled, built: Built) -> Proof:
@@ -103,6 +119,49 @@ class Prover:
         inexact = counted(self.structure, filled.keep)
         scales = fold_scales(built.model, self.structure, filled.keep) if inexact else Scales()
         return Proof(inexact=inexact, notes=scales.reasons, scales=scales)
+
+    def audible(self, filled: Filled) -> dict[str, np.ndarray]:
+        """Units, by group, whose constants make a difference although they were folded.
+
+        There something reads them without a weight, as products of units with one another and sums over them do. They
+        are tried in the large network, group by group, and by halves where that makes a difference. Units that are 0
+        are not among them: if these make one, the trace is wrong. Where a normalisation counts units, what one of them
+        carries for others is not what they were: they are all meant.
+        """
+        counting = {name: ~filled.constants[name] for name in filled.done.carriers if not self._is_exact(name)}
+        losing = {name: ~stays for name, stays in filled.constants.items() if not stays.all()}
+        losing = {name: units for name, units in losing.items() if self._is_exact(name)}
+        if not losing:
+            return counting
+        probe = self._probe(filled)
+        references = [(one, outputs) for one in probe.conditions if finite(outputs := probe.run(one))]
+        found = dict[str, np.ndarray]()
+        for name, units in losing.items():
+            left = [units]
+            while left:
+                tried = left.pop()
+                if self._even(probe, references, name, tried, filled):
+                    continue
+                if tried.sum() == 1:
+                    found[name] = found.get(name, False) | tried
+                else:
+                    first = tried & (np.cumsum(tried) <= tried.sum() // 2)
+                    left += [first, tried & ~first]
+        heard = {
+            name: units & ~silent_units(self.model, self.structure.group(name), filled.samples)
+            for name, units in found.items()
+        }
+        return {**counting, **{name: units for name, units in heard.items() if units.any()}}
+
+    def _is_exact(self, name: str) -> bool:
+        return self.structure.group(name).exact
+
+    def _even(self, probe: Probe, references: References, name: str, units: np.ndarray, filled: Filled) -> bool:
+        """Whether the large network is the same without these constants of a group, as far as they are folded."""
+        alone = probe.of(self.model)
+        borders = self._folded(alone, probe, {name: ~units}, filled).borders
+        silence(alone, self.structure, {name: ~units | borders.get(name, np.False_)})
+        return tolerable(distance(probe, alone, references), probe, _EXACT)
 
     # ------------------------------------------------------------ the two networks
 
@@ -115,10 +174,14 @@ class Prover:
         if not filled.constants:
             return probe.of(built.model)
         reference = probe.of(self.model)
+        done = self._folded(reference, probe, filled.constants, filled)
+        return build(reference, self.structure, filled.keep, done.added).model
+
+    def _folded(self, reference: nn.Module, probe: Probe, constants: Keep, filled: Filled) -> Folded:
+        """Fold constants again, in the probe's precision."""
         inputs = [map_tensors(_double, one) if probe.double else one for one in filled.samples]
         carriers = bool(filled.done.carriers)
-        done = fold_constants(reference, self.structure, filled.constants, inputs, carriers=carriers)
-        return build(reference, self.structure, filled.keep, done.added).model
+        return fold_constants(reference, self.structure, constants, inputs, carriers=carriers)
 
     def _scaled(
         self, probe: Probe, small: nn.Module, references: References, filled: Filled, limit: float
@@ -149,7 +212,7 @@ class Prover:
         references = [(one, probe.run(one, exact)) for one in probe.conditions if one.name in conditions]
         rounding = distance(probe, probe.of(built.model), references)
         if rounding > math.sqrt(step):
-            raise SparsewoodError(self._differs(rounding, math.sqrt(step), conditions))
+            raise Differs(self._differs(rounding, math.sqrt(step), conditions))
         return rounding
 
     def _proven(self, probe: Probe, small: nn.Module, filled: Filled, inexact: Iterable[str]) -> float | None:

@@ -69,10 +69,15 @@ def _random_state(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _without_memory(model: nn.Module) -> Iterator[None]:
-    """What a forward keeps in buffers or attributes of modules, such as a cache, is forgotten behind the block."""
+    """What a forward keeps in tensors or attributes of modules, such as a cache, is forgotten behind the block.
+
+    So is what it does to weights, as an embedding with `max_norm` does.
+    """
     attributes = [(module, dict(vars(module))) for module in model.modules()]
-    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    values_of = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    registered: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (tensors, dict(tensors)) for module in model.modules() for tensors in (module._parameters, module._buffers)
+    ]
+    values_of = [(tensor, tensor.detach(), tensor.detach().clone()) for tensor in _written(model)]
     containers = [
         (value, copy.copy(value))
         for _, values in attributes
@@ -85,19 +90,33 @@ def _without_memory(model: nn.Module) -> Iterator[None]:
         for module, values in attributes:
             vars(module).clear()
             vars(module).update(values)
-        for now, before in buffers:
+        for now, before in registered:
             now.clear()
             now.update(before)
         with torch.no_grad():
-            for buffer, before in values_of:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+            for tensor, memory, before in values_of:
+                _put_back(tensor, memory, before)
         for value, before in containers:
             value.clear()
             if isinstance(value, dict):
                 value.update(before)
             else:
                 value.extend(before)
+
+
+def _written(model: nn.Module) -> Iterator[Tensor]:
+    """What a forward may write to; parameters that are no plain memory (quantised, sparse, shards) are left alone."""
+    plain = (one for one in model.parameters() if type(one) is nn.Parameter and one.layout is torch.strided)
+    yield from (one for one in plain if not one.is_meta)
+    yield from model.buffers()
+
+
+def _put_back(tensor: Tensor, memory: Tensor, before: Tensor) -> None:
+    """Give a tensor the memory that it had, if another's was put there (`weight.data = ...`), and its values."""
+    if type(tensor) is nn.Parameter and not (tensor.dtype is memory.dtype and tensor.is_set_to(memory)):
+        tensor.data = memory
+    if not torch.equal(tensor, before):
+        tensor.copy_(before)
 
 
 def tensors_in(value: Any, inside: set[int]) -> Iterator[Tensor]:

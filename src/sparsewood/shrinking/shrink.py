@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.allocation.scopes import Amounts, Everywhere, Scope
-from sparsewood.batches import require_batches, split_batch
+from sparsewood.batches import split_batch
 from sparsewood.criteria import Criterion, Magnitude
-from sparsewood.errors import SparsewoodError, require_model
+from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import to_model_device
 from sparsewood.masks import apply_masks
-from sparsewood.shrinking.budgets import Bytes, CountBudget, Latency, Params, meet, require_budget
+from sparsewood.shrinking.budgets import Bytes, CountBudget, Latency, Params, meet
 from sparsewood.shrinking.build import Built, build, merged, refused
 from sparsewood.shrinking.choice import DEFAULT_AMOUNT, Choice, Chooser, UnitScores
 from sparsewood.shrinking.copies import duplicate
@@ -28,13 +29,15 @@ from sparsewood.shrinking.costs import Costs, element_sizes
 from sparsewood.shrinking.cut import named_tensors
 from sparsewood.shrinking.files import attach, attached, compose, fingerprint
 from sparsewood.shrinking.filled import Filled, fill_constants, fill_means
-from sparsewood.shrinking.folding import constant_units
+from sparsewood.shrinking.folding import joined
 from sparsewood.shrinking.latency import Rounds
 from sparsewood.shrinking.optimizers import Added, Carried, carry
 from sparsewood.shrinking.plan import Keep, ShrinkPlan
 from sparsewood.shrinking.proof import DoesNotRun
-from sparsewood.shrinking.proving import Proof, Prover, counted
+from sparsewood.shrinking.proving import Differs, Proof, Prover, counted
 from sparsewood.shrinking.report import Budgeted, ShrinkReport, Size
+from sparsewood.shrinking.request import Progress, Request, check, is_default
+from sparsewood.shrinking.silenced import Silenced
 from sparsewood.shrinking.sizes import Sizes
 from sparsewood.structure import Structure, trace
 from sparsewood.types import AmountLike
@@ -47,8 +50,6 @@ log = logging.getLogger(__name__)
 
 _TRIALS = 16
 """How often units may be held because the network does not run without them."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,9 @@ def shrink(
             inputs): mean replacement.
         optimizer: one of the model's; it goes on with the small network's parameters, its state cut alike.
         verify: compare; without it nothing is proven, and the report says so.
-        masks: remove what these masks have silenced instead of choosing by score: units whose filters are all 0.
+        masks: remove what these masks have silenced instead of choosing by score: units whose filters are all 0. The
+            function stays that of the masked network, so silenced units stay as they are where `protect`, `round_to`,
+            `min_units` or `inexact` ask for it, and where no bias can take over the constant that they are.
         structure: from `trace`, if it is at hand; else the model is traced, with `attention`.
         inexact: whether units may go that a normalisation counts (LayerNorm), for which removing is not masking.
         reduction, normalize: how scores of weights become those of units; see `choice.Chooser`.
@@ -131,7 +134,7 @@ def shrink(
     >>> shrunk.model[0], shrunk.report.exact, len(shrunk.plan.kept["0.weight"][0])
     (Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1)), True, 4)
     """
-    request = _Request(
+    request = Request(
         sparsity, criterion, scope, budget, data, loss, protect, round_to, min_units, generator, masks, structure,
         attention, inexact, reduction, normalize, progress,
     )  # fmt: skip
@@ -171,7 +174,7 @@ def preview(
     >>> report.units, report.before.params, report.after.params
     ({'0': (4, 8)}, 58, 30)
     """
-    request = _Request(
+    request = Request(
         sparsity, criterion, scope, budget, data, loss, protect, round_to, min_units, generator, masks, structure,
         attention, inexact, reduction, normalize, progress,
     )  # fmt: skip
@@ -180,59 +183,11 @@ def preview(
     return shrinking.report(choice, held)
 
 
-@dataclass(frozen=True, eq=False)
-class _Request:
-    """What `shrink` and `preview` are asked for."""
-
-    sparsity: AmountLike | Amounts
-    criterion: Criterion | UnitScores
-    scope: Scope | Amounts
-    budget: CountBudget | Latency | None
-    data: Iterable[Any] | None
-    loss: Any
-    protect: Any
-    round_to: int
-    min_units: int
-    generator: torch.Generator | None
-    masks: Mapping[str, Tensor] | None
-    structure: Structure | None
-    attention: Literal["heads", "head_dims"]
-    inexact: bool
-    reduction: Any
-    normalize: bool | None
-    progress: Progress | None
-
-
-def _is_default(sparsity: object) -> bool:
-    return sparsity in (DEFAULT_AMOUNT, DEFAULT_AMOUNT.fraction)
-
-
-def _check(model: nn.Module, request: _Request) -> None:
-    """Raise `SparsewoodError` for what means nothing, or would be ignored."""
-    require_model(model)
-    if isinstance(model, torch.jit.ScriptModule):
-        raise SparsewoodError("A scripted model has no Python to shrink. Shrink the model that was scripted.")
-    if request.structure is not None and not isinstance(request.structure, Structure):
-        raise SparsewoodError(f"'structure' must be what trace returned. Got {type(request.structure).__name__}.")
-    if request.data is not None and not reads_images(request.criterion):
-        require_batches(request.data)
-    if request.budget is not None:
-        require_budget(request.budget)
-    asked = {
-        "sparsity": not _is_default(request.sparsity),
-        "budget": request.budget is not None,
-        "masks": request.masks is not None,
-    }
-    given = [name for name, is_given in asked.items() if is_given]
-    if len(given) > 1:
-        raise SparsewoodError(f"Say what goes by one of sparsity, budget and masks. Got {' and '.join(given)}.")
-
-
 class _Shrinking:
     """One network on its way to a smaller one."""
 
-    def __init__(self, model: nn.Module, example_inputs: Any, request: _Request) -> None:
-        _check(model, request)
+    def __init__(self, model: nn.Module, example_inputs: Any, request: Request) -> None:
+        check(model, request)
         if isinstance(request.data, Iterator):  # it can be read once, and is needed more often
             request = replace(request, data=list(request.data))
         self.given, self.model, self.request = model, model, request
@@ -246,7 +201,8 @@ class _Shrinking:
             self.model = duplicate(model, double=False)
             apply_masks(self.model, request.masks)
         with self._stage("scores"):
-            self.chooser = None if request.masks is not None else self._chooser()
+            self.silenced = None if request.masks is None else self._silenced()
+            self.chooser = None if self.silenced is not None else self._chooser()
         self.rounds: Rounds | None = None
         self.timed: tuple[float, float] | None = None
         if self.chooser is not None and isinstance(request.budget, Latency):
@@ -257,11 +213,18 @@ class _Shrinking:
     def _chooser(self) -> Chooser:
         w = self.request
         # The default amount leaves it to a scope with amounts of its own.
-        amount = None if _is_default(w.sparsity) else w.sparsity
+        amount = None if is_default(w.sparsity) else w.sparsity
         return Chooser(
             self.model, self.structure, criterion=w.criterion, scope=w.scope, amount=amount, data=w.data,
             loss=w.loss, example_inputs=self.inputs, protect=w.protect, round_to=w.round_to, min_units=w.min_units,
             reduction=w.reduction, normalize=w.normalize, inexact=w.inexact, generator=self.generator,
+        )  # fmt: skip
+
+    def _silenced(self) -> Silenced:
+        w = self.request
+        return Silenced(
+            self.given, self.model, self.structure, protect=w.protect, round_to=w.round_to, min_units=w.min_units,
+            inexact=w.inexact,
         )  # fmt: skip
 
     @contextmanager
@@ -284,32 +247,26 @@ class _Shrinking:
         while True:
             with self._stage("choice"):
                 choice = self._choose(held)
-            found = Sizes(self.structure, choice.keep).failures() | refused(self.model, self.structure, choice.keep)
-            new = {name: why for name, why in found.items() if name not in held}
+            new = self._unfit(choice.keep, held)
             if not new:
                 return choice, held
             held.update(new)
 
+    def _unfit(self, keep: Keep, held: Mapping[str, str]) -> dict[str, str]:
+        """The groups, not held yet, of which a size could not follow if that stays, and why."""
+        found = Sizes(self.structure, keep).failures() | refused(self.model, self.structure, keep)
+        return {name: why for name, why in found.items() if name not in held}
+
     def _choose(self, held: Mapping[str, str]) -> Choice:
-        if self.chooser is None:
-            return self._silenced(held)
+        if self.silenced is not None:
+            return self.silenced.choose(held)
+        assert self.chooser is not None
         if self.rounds is not None:
             return self.rounds.choose(held)
         if self.request.budget is not None:
             assert not isinstance(self.request.budget, Latency)
             return meet(self.chooser, self.costs, self.request.budget, held)
         return self.chooser.choose(held)
-
-    def _silenced(self, held: Mapping[str, str]) -> Choice:
-        """The units that the masks have left nothing to do."""
-        keep = {}
-        for name, constant in constant_units(self.model, self.structure).items():
-            stays = ~constant if name not in held else np.ones(len(constant), bool)
-            if not stays.any():
-                stays[0] = True
-            keep[name] = stays
-        removed = sum(int((~stays).sum()) for stays in keep.values())
-        return Choice(keep=keep, held=dict(held), asked=removed, removed=removed)
 
     # ------------------------------------------------------------ the small network
 
@@ -324,20 +281,30 @@ class _Shrinking:
         self, source: Future[str], *, bias_propagation: bool, optimizer: torch.optim.Optimizer | None, verify: bool
     ) -> Shrunk:
         held: dict[str, str] = {}
+        fixed: dict[str, np.ndarray] = {}
+        prover = Prover(self.model, self.structure, self.inputs, self.generator)
         for _ in range(_TRIALS):
             choice, held = self.fitting(held)
-            if not choice.removed and (choice.asked or self.chooser is None):
+            if not choice.removed and (choice.asked or self.silenced is not None):
                 raise SparsewoodError(self._nothing(choice, held))
             with self._stage("build"):
-                filled = self._filled(choice.keep, bias_propagation=bias_propagation)
-                choice = _with(choice, filled.keep)
-                if not choice.removed and self.chooser is None:
+                filled = self._filled(choice.keep, held, fixed, bias_propagation=bias_propagation)
+                if self.silenced is not None and (new := self._unfit(filled.keep, held)):
+                    held.update(new)  # more stays than was chosen
+                    continue
+                choice = _with(choice, filled)
+                if not choice.removed and self.silenced is not None:
                     raise SparsewoodError(self._nothing(choice, held))
                 built = build(filled.model, self.structure, choice.keep, filled.done.added)
             try:
                 with self._stage("proof"):
-                    prover = Prover(self.model, self.structure, self.inputs, self.generator)
                     proof = prover.prove(filled, built) if verify else prover.assume(filled, built)
+            except Differs:
+                audible = prover.audible(filled)
+                if not audible:
+                    raise
+                fixed = joined([fixed, audible])
+                continue
             except DoesNotRun as error:
                 new = self._groups_in(error.modules, choice.keep)
                 if not new or new.keys() <= held.keys():
@@ -410,7 +377,7 @@ class _Shrinking:
 
     def _nothing(self, choice: Choice, held: Mapping[str, str]) -> str:
         name = type(self.given).__name__
-        if self.chooser is None:
+        if self.silenced is not None and not self.silenced.count:
             return (
                 f"No unit of {name} goes: in none are all filters 0 that share it. Masks of whole filters come from "
                 "prune(..., granularity=Filter()); without masks shrink chooses units by itself."
@@ -434,11 +401,15 @@ class _Shrinking:
                 return found
         return {}
 
-    def _filled(self, keep: Keep, *, bias_propagation: bool) -> Filled:
+    def _filled(
+        self, keep: Keep, held: Mapping[str, str], fixed: Mapping[str, np.ndarray], *, bias_propagation: bool
+    ) -> Filled:
         """The network with the constants or means of removed units in their readers' biases."""
         if bias_propagation:
             return fill_means(self.model, self.structure, keep, self._batches())
-        return fill_constants(self.model, self.structure, keep, self.inputs, stay=self.request.masks is not None)
+        stay = self.silenced is not None
+        fill = partial(fill_constants, self.model, self.structure, inputs=self.inputs, stay=stay, fixed=fixed)
+        return fill(keep=keep) if self.silenced is None else self.silenced.filled(held, lambda keep: fill(keep=keep))
 
     def _batches(self) -> Iterable[Any]:
         """Model inputs, one batch after the other."""
@@ -503,8 +474,10 @@ class _Result:
     proof: Proof
 
 
-def _with(choice: Choice, keep: Keep) -> Choice:
-    return replace(choice, keep=dict(keep), removed=sum(int((~stays).sum()) for stays in keep.values()))
+def _with(choice: Choice, filled: Filled) -> Choice:
+    """The choice of what stays in `filled`, which can be more, and why."""
+    removed = sum(int((~stays).sum()) for stays in filled.keep.values())
+    return replace(choice, keep=dict(filled.keep), held={**filled.held, **choice.held}, removed=removed)
 
 
 def _added(small: nn.Module, names: Iterable[str]) -> list[Added]:

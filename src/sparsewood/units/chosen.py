@@ -11,6 +11,7 @@ from torch import nn
 
 from sparsewood.batches import prepared, require_batches, split_batch
 from sparsewood.errors import SparsewoodError, UnknownName
+from sparsewood.snapshot import same_random_state
 from sparsewood.structure import Structure
 from sparsewood.units.sites import Site, find_layers, find_sites
 from sparsewood.units.tracing import structure_of
@@ -48,8 +49,9 @@ def sites_for(
         return data, structure, None
     if structure is None:
         require_batches(data)
-        batches = iter(data)
-        first = next(batches, None)
+        with same_random_state(model):
+            batches = iter(data)
+            first = next(batches, None)
         if first is None:
             raise SparsewoodError("The data is empty: no batch was read. A generator that was used up is empty too.")
         structure = structure_of(model, split_batch(prepared(first, model))[0])

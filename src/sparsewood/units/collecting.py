@@ -16,7 +16,7 @@ from sparsewood.distributed import world
 from sparsewood.errors import SparsewoodError, UnknownName
 from sparsewood.inputs import refuse_sum
 from sparsewood.parameters import entries
-from sparsewood.snapshot import kernels_with_backward, untouched
+from sparsewood.snapshot import kernels_with_backward, same_random_state, untouched
 from sparsewood.statistics import Loss, Statistic
 from sparsewood.statistics import collect as collect_of_parameters
 from sparsewood.statistics.collect import gradients_enabled, loss_value, require_loss
@@ -161,15 +161,16 @@ def collect_units(
     refuse_sum(loss)
     if any(one.gradient for one in statistics):
         require_loss(loss)
-    batches = iter(data)
-    if structure is None:
-        first = next(batches, None)
-        if first is None:
-            raise _no_data()
-        structure = structure_of(model, _inputs(first, model))
-        batches = _chained(first, batches)
-    sites = find_sites(structure) if sites is None else tuple(sites)
-    return _Pass(model, structure, sites, statistics, loss).over(batches)
+    with same_random_state(model):
+        batches = iter(data)
+        if structure is None:
+            first = next(batches, None)
+            if first is None:
+                raise _no_data()
+            structure = structure_of(model, _inputs(first, model))
+            batches = _chained(first, batches)
+        sites = find_sites(structure) if sites is None else tuple(sites)
+        return _Pass(model, structure, sites, statistics, loss).over(batches)
 
 
 def collect(

@@ -7,17 +7,21 @@ indices that are buffers, such as a permutation of channels: their values, not o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sparsewood.structure.asked import given
 from sparsewood.structure.labels import Row
 from sparsewood.structure.log import Op
-from sparsewood.structure.rules import rule
+from sparsewood.structure.rules import function_rule, rule
 from sparsewood.structure.rules.pointwise import present
 from sparsewood.structure.tracer import Tracer
+from sparsewood.structure.tracked import plain
 
 __all__: list[str] = []
 
@@ -144,6 +148,40 @@ def _index_fill(t: Tracer, op: Op) -> None:
 
 
 # ---------------------------------------------------------------- several indices
+
+
+@function_rule(Tensor.__getitem__, Tensor.__setitem__)
+def _subscript(t: Tracer, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Lists of numbers in `x[...]` are constants: PyTorch makes tensors of them where nobody sees it."""
+    x, index, *value = args
+    if isinstance(index, tuple):
+        index = tuple(_constant(t, item) for item in index)
+    elif not isinstance(index, list) or not any(isinstance(item, Sequence) for item in index):
+        index = _constant(t, index)  # a list of lists is several indices, or one, as the release of PyTorch has it
+    args = (x, index, *value)
+    t.calls[-1] = dataclasses.replace(t.calls[-1], args=args)
+    return function(*args, **kwargs)
+
+
+def _constant(t: Tracer, item: Any) -> Any:
+    """A list, tuple, range or array of numbers as the tensor that it is as an index; anything else as it is."""
+    if isinstance(item, np.ndarray):
+        return torch.tensor(item) if item.dtype.kind in "bi" else item
+    numbers = list(_leaves(item))
+    if not isinstance(item, _LISTS) or not all(isinstance(one, int | np.integer | np.bool_) for one in numbers):
+        return item
+    for number in numbers:
+        given(t, None, number, plain(number))
+    return torch.tensor(item, dtype=None if numbers else torch.long)
+
+
+_LISTS = (list, tuple, range)
+
+
+def _leaves(item: Any) -> Iterator[Any]:
+    """What is in lists and in the lists among them."""
+    for one in item if isinstance(item, _LISTS) else ():
+        yield from _leaves(one) if isinstance(one, _LISTS) else (one,)
 
 
 @rule(*present("index _unsafe_index"), family="movement")
