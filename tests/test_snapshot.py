@@ -180,3 +180,12 @@ def test_a_shuffling_loader_may_draw_and_the_random_state_stays(reading: Callabl
     state = torch.get_rng_state()
     reading(net, DataLoader(rows, 2, shuffle=True))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_an_embedding_that_shortens_its_rows_is_left_as_it_was() -> None:
+    net = nn.Sequential(nn.Embedding(5, 3, max_norm=0.5), nn.Flatten(), nn.Linear(6, 2))
+    before = net[0].weight.detach().clone()
+    data = [(torch.tensor([[0, 1], [2, 3]]), torch.tensor([0, 1]))]
+    sw.prune(net, sw.WeightTimesGradient(), 0.5, data=data, loss=F.cross_entropy)
+    sw.apoz(net, data)
+    assert torch.equal(net[0].weight, before)

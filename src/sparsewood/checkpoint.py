@@ -34,7 +34,7 @@ _LENGTH = 8  # bytes before a safetensors header
 
 
 def digest(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> str:
-    """SHA-256 over the values and, in name order, every tensor's name, dtype, shape and bytes.
+    """SHA-256 over the values and, in name order, every tensor's name, dtype, shape and bytes (a sparse one's parts').
 
     >>> a, b = torch.zeros(2), torch.ones(1)
     >>> digest({"a": a, "b": b}, {}) == digest({"b": b, "a": a}, {}), digest({"a": a}, {}) == digest({"a": a + 1}, {})
@@ -42,10 +42,23 @@ def digest(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> str:
     """
     found = hashlib.sha256(_canonical(values).encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().cpu()
         found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for part in _parts(tensor):
+            found.update(part.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensor, or the dense ones that a sparse one consists of."""
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return tensor.indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:

@@ -25,9 +25,10 @@ def untouched(model: nn.Module, *, training: bool | None = False, buffers: bool 
     `.grad` is `None`, so that a backward pass starts clean; the caller's gradients come back at the end.
 
     Put back: the training flag of every module, the buffers (objects and values), `requires_grad` and `.grad` of every
-    parameter, and the random state of Python, of NumPy, and of PyTorch on the CPU and the CUDA devices that the model
-    is on. Not put back: parameter values and plain Python attributes that `forward` assigns, for which there is no
-    general way; with `buffers=False`, for callers that know that nothing writes to them, neither are buffers.
+    parameter, the weights of embeddings with `max_norm`, which these shorten in `forward`, and the random state of
+    Python, of NumPy, and of PyTorch on the CPU and the CUDA devices that the model is on. Not put back: other parameter
+    values and plain Python attributes that `forward` assigns, for which there is no general way; with `buffers=False`,
+    for callers that know that nothing writes to them, neither are buffers.
 
     Raises `SparsewoodError` if a lazy module has not seen its first input, since that pass is one that must stay.
 
@@ -39,7 +40,7 @@ def untouched(model: nn.Module, *, training: bool | None = False, buffers: bool 
     """
     require_model(model)
     _refuse_lazy(model)
-    restorers = [_training_flags(model), _gradients(model)]
+    restorers = [_training_flags(model), _gradients(model), _renormalized(model)]
     if buffers:
         restorers.append(_buffers(model))
     with same_random_state(model):
@@ -130,6 +131,19 @@ def _write_back(buffer: Tensor, value: Tensor) -> None:
         if buffer.shape != value.shape:
             buffer.resize_(value.shape)
         buffer.copy_(value)
+
+
+def _renormalized(model: nn.Module) -> Callable[[], None]:
+    layers = [one for one in model.modules() if isinstance(one, nn.Embedding | nn.EmbeddingBag)]
+    weights = [(one.weight, one.weight.detach().clone()) for one in layers if one.max_norm is not None]
+
+    def restore() -> None:
+        for weight, value in weights:
+            if not weight.is_meta and not torch.equal(weight, value):
+                with torch.no_grad():
+                    weight.copy_(value)
+
+    return restore
 
 
 def _gradients(model: nn.Module) -> Callable[[], None]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -127,6 +128,11 @@ def _tensor(name: str, value: object) -> Tensor:
         raise SparsewoodError(
             f"The model's state holds {name!r}, a {type(value).__name__}; only tensors can be "
             "saved. Keep it in a buffer."
+        )
+    if value.layout is not torch.strided:
+        raise SparsewoodError(
+            f"The model's state holds {name!r}, which is {value.layout}; only dense tensors can be saved. Register it "
+            "with persistent=False, if the model makes it anew, or keep its indices and values."
         )
     return value
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import sparsewood as sw
+from sparsewood.errors import SparsewoodError
 from sparsewood.shrinking.running import always_alike
+from sparsewood.state import capture
 
 
 class Net(nn.Module):
@@ -81,3 +83,41 @@ def test_an_embedding_with_a_largest_norm_shrinks() -> None:
     assert table.shape == (10, weight.shape[1])
     assert all(torch.equal(value, values[name]) for name, value in net.state_dict().items())
     assert net[0](x).norm(dim=-1).max() <= 0.5 + 1e-6  # it still does so where it is used
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=str)
+def test_networks_with_sparse_buffers(layout: torch.layout) -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("adjacency", torch.eye(6).roll(1, 0).to_sparse(layout=layout))
+            self.hidden, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(torch.relu(self.hidden(torch.sparse.mm(self.adjacency, x))))
+
+    net, x = Graph(), torch.randn(6, 4)
+    shrunk = sw.shrink(net, x, 0.5)
+    assert shrunk.report.exact
+    assert shrunk.report.units == {"hidden": (4, 8)}
+    assert shrunk.model.adjacency.layout == net.adjacency.layout == layout
+    with pytest.raises(SparsewoodError, match=r"adjacency.*only dense tensors can be saved"):
+        capture(net)
+
+
+def test_networks_that_differentiate_in_their_forward() -> None:
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.out = nn.Linear(4, 8), nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = x.requires_grad_()
+                energy = self.out(torch.tanh(self.hidden(x)))
+                return torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+    net, x = Forces(), torch.randn(6, 4)
+    means = sw.shrink(net, x, 0.5, bias_propagation=True, data=[x])
+    assert means.report.units == {"hidden": (4, 8)}

@@ -33,6 +33,8 @@ def duplicate(model: nn.Module, *, double: bool) -> nn.Module:
         if type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_meta:
             values = _view(tensor, storages, double=double)
             memo[id(tensor)] = values if type(tensor) is Tensor else _wrapped(tensor, values)
+        elif type(tensor) is Tensor and tensor.layout is not torch.strided:
+            memo[id(tensor)] = tensor.detach().clone()  # copy.deepcopy knows COO only
     for module in model.modules():
         for tensor in _held(vars(module), set()):
             if not tensor.is_leaf and id(tensor) not in memo:

@@ -69,7 +69,8 @@ def observe(model: nn.Module, consumers: Iterable[Consumer], see: See, batches: 
         if not inside:  # what is asked for runs forwards of its own
             inside = True
             try:
-                see(consumer, arguments, keywords)
+                with torch.no_grad():  # a forward may be differentiated inside another
+                    see(consumer, arguments, keywords)
             finally:
                 inside = False
 

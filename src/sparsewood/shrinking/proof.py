@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
@@ -259,7 +258,7 @@ def has_power(probe: Probe, small: nn.Module, references: References, cut: Itera
 
     It would not if its forward did not use them: if it reached, through a closure, the network it is a copy of.
     """
-    changed = copy.deepcopy(small)
+    changed = duplicate(small, double=False)
     tensors = dict(changed.named_parameters(remove_duplicate=False))
     chosen = [tensors[name] for name in cut if name in tensors and tensors[name].is_floating_point()]
     generator = torch.Generator().manual_seed(0)

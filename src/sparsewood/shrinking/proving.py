@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import map_tensors
 from sparsewood.shrinking.build import Built, build
+from sparsewood.shrinking.copies import duplicate
 from sparsewood.shrinking.cut import apply_edits
 from sparsewood.shrinking.filled import Filled
 from sparsewood.shrinking.folding import Folded, fold_constants
@@ -187,7 +187,7 @@ class Prover:
         self, probe: Probe, small: nn.Module, references: References, filled: Filled, limit: float
     ) -> tuple[Scales, nn.Module]:
         """Widths folded into a copy of `small`; nothing, if that makes no great difference."""
-        scaled = copy.deepcopy(small)
+        scaled = duplicate(small, double=False)
         hopeless = any(NORMALISED in reasons for reasons in counted(self.structure, filled.keep).values())
         left = iter(range(2 if hopeless else _GUESSES))  # what stays for another reason hides how good a guess is
 

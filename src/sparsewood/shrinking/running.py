@@ -42,7 +42,7 @@ def others(tensor: Tensor, generator: torch.Generator) -> Tensor:
         return (torch.rand(tensor.shape, generator=generator) < 0.5).to(tensor.device)
     if not tensor.is_floating_point():
         return shuffled(tensor, generator)
-    scale = float(tensor.double().abs().mean()) if tensor.numel() else 0.0
+    scale = float(tensor.detach().double().abs().mean()) if tensor.numel() else 0.0
     values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
     return (values * (scale if math.isfinite(scale) and scale > 0 else 1.0)).to(tensor)
 
@@ -115,7 +115,7 @@ def _put_back(tensor: Tensor, memory: Tensor, before: Tensor) -> None:
     """Give a tensor the memory that it had, if another's was put there (`weight.data = ...`), and its values."""
     if type(tensor) is nn.Parameter and not (tensor.dtype is memory.dtype and tensor.is_set_to(memory)):
         tensor.data = memory
-    if not torch.equal(tensor, before):
+    if tensor.layout is not torch.strided or not torch.equal(tensor, before):
         tensor.copy_(before)
 
 
