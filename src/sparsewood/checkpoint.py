@@ -43,7 +43,8 @@ def digest(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> str:
     found = hashlib.sha256(_canonical(values).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu()
-        found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        layout = "" if tensor.layout is torch.strided else tensor.layout
+        found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}{layout}".encode())
         for part in _parts(tensor):
             found.update(part.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

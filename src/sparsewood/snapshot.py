@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from sparsewood.errors import SparsewoodError, require_model
 
-__all__ = ["kernels_with_backward", "same_random_state", "untouched"]
+__all__ = ["kernels_with_backward", "same_random_state", "untouched", "write_back"]
 
 
 @contextmanager
@@ -117,12 +117,13 @@ def _buffers(model: nn.Module) -> Callable[[], None]:
                 if name not in now or now[name] is not buffer:
                     module._buffers[name] = buffer
         for buffer, value in values:
-            _write_back(buffer, value)
+            write_back(buffer, value)
 
     return restore
 
 
-def _write_back(buffer: Tensor, value: Tensor) -> None:
+def write_back(buffer: Tensor, value: Tensor) -> None:
+    """Give a tensor the values, and the shape, that it had."""
     # Only what changed is written: a write counts as an in-place change for graphs that saved the buffer.
     comparable = buffer.layout is torch.strided and buffer.shape == value.shape
     if buffer.is_meta or (comparable and torch.equal(buffer, value)):
@@ -139,9 +140,7 @@ def _renormalized(model: nn.Module) -> Callable[[], None]:
 
     def restore() -> None:
         for weight, value in weights:
-            if not weight.is_meta and not torch.equal(weight, value):
-                with torch.no_grad():
-                    weight.copy_(value)
+            write_back(weight, value)
 
     return restore
 

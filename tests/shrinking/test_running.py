@@ -121,3 +121,7 @@ def test_networks_that_differentiate_in_their_forward() -> None:
     net, x = Forces(), torch.randn(6, 4)
     means = sw.shrink(net, x, 0.5, bias_propagation=True, data=[x])
     assert means.report.units == {"hidden": (4, 8)}
+    gone = [i for i in range(8) if i not in means.plan.kept["hidden.weight"][0].tolist()]
+    with torch.no_grad():
+        mean = torch.tanh(net.hidden(x)).mean(0)
+    torch.testing.assert_close(means.model.out.bias, net.out.bias + net.out.weight[:, gone] @ mean[gone])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -278,3 +279,35 @@ def test_dead_units_go_by_their_scores() -> None:
     assert shrunk.report.units["first"] == (5, 8)
     features = model.first(X).relu()[:, 3:]
     torch.testing.assert_close(shrunk.model(X)[0], features @ features.T)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda x: x.sum(1).clamp(0, 4), lambda x: (3 - x.sum(1)).relu()], ids=["clamped", "rectified"]
+)
+def test_constants_that_make_a_difference_only_together_stay(read: Callable[[Tensor], Tensor]) -> None:
+    model = Pair(read)
+    with torch.no_grad():
+        model.first.weight.mul_(0.01)
+        model.first.bias.zero_()
+        model.first.bias[:3] = 5.0
+    report = equal_to_masked(model, silencing(model, first=3, other=2), X)
+    assert report.units == {"first": (8, 8), "other": (4, 6)}
+    assert report.held == {"first": TAKEN_OVER.format(3)}
+
+
+def test_the_network_that_is_returned_is_compared_itself_if_nothing_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("sparsewood.shrinking.shrink")
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(5, 4)
+    assert sw.shrink(net, x, 0.5).report.rounding is None
+    build = module.build
+
+    def inaccurate(*given: Any, **named: Any) -> Any:
+        built = build(*given, **named)
+        with torch.no_grad():
+            for parameter in built.model.parameters():
+                parameter.mul_(1 + 1e-5)
+        return built
+
+    monkeypatch.setattr(module, "build", inaccurate)
+    with pytest.raises(SparsewoodError, match="differ"):
+        sw.shrink(net, x, 0.5)

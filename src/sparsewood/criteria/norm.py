@@ -77,4 +77,5 @@ class MeanPower(Criterion):
 
 def _power(magnitude: Tensor, p: float) -> Tensor:
     """To the power p; above 2 in float64, since 1e-4 to the power 12 is 0 in float32, as all small weights would be."""
-    return (magnitude.double() if p > 2 else magnitude).pow(p)
+    wide = p > 2 and magnitude.device.type != "mps"  # which has no float64
+    return (magnitude.double() if wide else magnitude).pow(p)

@@ -79,8 +79,13 @@ def fill_constants(
         done = fold_constants(reference, structure, gone, seen, carriers=stay)
     done = replace(done, borders=joined([done.borders, left]))
     if stay:
-        return Filled(reference, _also(keep, done.borders), done, gone, seen)
-    return Filled(reference, keep, done, _also(gone, done.borders), seen)
+        return Filled(reference, _also(keep, done.borders), done, _losing(gone), seen)
+    return Filled(reference, keep, done, _losing(_also(gone, done.borders)), seen)
+
+
+def _losing(constants: Keep) -> Keep:
+    """Without the groups that lose none."""
+    return {name: stays for name, stays in constants.items() if not stays.all()}
 
 
 def _samples(model: nn.Module, inputs: Any) -> list[Any]:

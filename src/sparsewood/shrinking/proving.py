@@ -124,29 +124,18 @@ class Prover:
         """Units, by group, whose constants make a difference although they were folded.
 
         There something reads them without a weight, as products of units with one another and sums over them do. They
-        are tried in the large network, group by group, and by halves where that makes a difference. Units that are 0
-        are not among them: if these make one, the trace is wrong. Where a normalisation counts units, what one of them
-        carries for others is not what they were: they are all meant.
+        are tried in the large network, group by group, and by halves where that makes a difference; all of them are
+        meant, if no half makes one. Units that are 0 are not among them: if these make a difference, the trace is
+        wrong. Where a normalisation counts units, what one of them carries for others is not what they were: they are
+        all meant.
         """
         counting = {name: ~filled.constants[name] for name in filled.done.carriers if not self._is_exact(name)}
-        losing = {name: ~stays for name, stays in filled.constants.items() if not stays.all()}
-        losing = {name: units for name, units in losing.items() if self._is_exact(name)}
+        losing = {name: ~stays for name, stays in filled.constants.items() if self._is_exact(name)}
         if not losing:
             return counting
         probe = self._probe(filled)
         references = [(one, outputs) for one in probe.conditions if finite(outputs := probe.run(one))]
-        found = dict[str, np.ndarray]()
-        for name, units in losing.items():
-            left = [units]
-            while left:
-                tried = left.pop()
-                if self._even(probe, references, name, tried, filled):
-                    continue
-                if tried.sum() == 1:
-                    found[name] = found.get(name, False) | tried
-                else:
-                    first = tried & (np.cumsum(tried) <= tried.sum() // 2)
-                    left += [first, tried & ~first]
+        found = {name: self._odd(probe, references, name, units, filled) for name, units in losing.items()}
         heard = {
             name: units & ~silent_units(self.model, self.structure.group(name), filled.samples)
             for name, units in found.items()
@@ -155,6 +144,16 @@ class Prover:
 
     def _is_exact(self, name: str) -> bool:
         return self.structure.group(name).exact
+
+    def _odd(self, probe: Probe, references: References, name: str, units: np.ndarray, filled: Filled) -> np.ndarray:
+        """The units among these without whose constants the large network is another: all, if it takes both halves."""
+        if self._even(probe, references, name, units, filled):
+            return np.zeros_like(units)
+        if units.sum() == 1:
+            return units
+        first = units & (np.cumsum(units) <= units.sum() // 2)
+        halves = [self._odd(probe, references, name, half, filled) for half in (first, units & ~first)]
+        return halves[0] | halves[1] if any(half.any() for half in halves) else units
 
     def _even(self, probe: Probe, references: References, name: str, units: np.ndarray, filled: Filled) -> bool:
         """Whether the large network is the same without these constants of a group, as far as they are folded."""

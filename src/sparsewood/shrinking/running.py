@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.recovery.passes import attention_called_in_parts
+from sparsewood.snapshot import write_back
 
 __all__ = ["OPAQUE", "always_alike", "attributes_of", "difference", "finite", "others", "shuffled", "tensors_in"]
 
@@ -112,11 +113,10 @@ def _written(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _put_back(tensor: Tensor, memory: Tensor, before: Tensor) -> None:
-    """Give a tensor the memory that it had, if another's was put there (`weight.data = ...`), and its values."""
+    """Give a tensor its values; a parameter its memory, too, if another's was put there (`weight.data = ...`)."""
     if type(tensor) is nn.Parameter and not (tensor.dtype is memory.dtype and tensor.is_set_to(memory)):
         tensor.data = memory
-    if tensor.layout is not torch.strided or not torch.equal(tensor, before):
-        tensor.copy_(before)
+    write_back(tensor, before)
 
 
 def tensors_in(value: Any, inside: set[int]) -> Iterator[Tensor]:

@@ -118,7 +118,8 @@ def shrink(
         verify: compare; without it nothing is proven, and the report says so.
         masks: remove what these masks have silenced instead of choosing by score: units whose filters are all 0. The
             function stays that of the masked network, so silenced units stay as they are where `protect`, `round_to`,
-            `min_units` or `inexact` ask for it, and where no bias can take over the constant that they are.
+            `min_units` or `inexact` ask for it, and where no bias can take over the constant that they are (which the
+            proof finds, so not without `verify`), whether `bias_propagation` is asked for or not.
         structure: from `trace`, if it is at hand; else the model is traced, with `attention`.
         inexact: whether units may go that a normalisation counts (LayerNorm), for which removing is not masking.
         reduction, normalize: how scores of weights become those of units; see `choice.Chooser`.
@@ -168,6 +169,8 @@ def preview(
     progress: Progress | None = None,
 ) -> ShrinkReport:
     """What `shrink` would remove, and why the rest stays: its report, without building or running anything smaller.
+
+    Constants that have to stay when masks are given are found only by `shrink`, which can keep more.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> report = preview(net, torch.ones(1, 4), 0.5)
@@ -317,8 +320,9 @@ class _Shrinking:
                 continue
             return self._finished(_Result(choice, held, filled, built, proof), optimizer, source.result())
         raise SparsewoodError(
-            f"{type(self.given).__name__} does not run without its units, whichever stay; last held: "
-            f"{', '.join(list(held)[-3:])}. Protect these layers, or report the network."
+            f"In {_TRIALS} trials no choice of units was found with which {type(self.given).__name__} runs and "
+            f"computes the same; last held: {', '.join([*held, *fixed][-3:])}. Protect these layers, or report the "
+            "network."
         )
 
     def _is_slow(self, built: Built, keep: Keep) -> bool:
@@ -405,7 +409,7 @@ class _Shrinking:
         self, keep: Keep, held: Mapping[str, str], fixed: Mapping[str, np.ndarray], *, bias_propagation: bool
     ) -> Filled:
         """The network with the constants or means of removed units in their readers' biases."""
-        if bias_propagation:
+        if bias_propagation and self.silenced is None:  # what masks silenced is its own mean
             return fill_means(self.model, self.structure, keep, self._batches())
         stay = self.silenced is not None
         fill = partial(fill_constants, self.model, self.structure, inputs=self.inputs, stay=stay, fixed=fixed)
