@@ -59,8 +59,8 @@ def same_random_state(model: nn.Module) -> Iterator[None]:
 
     Those of Python, of NumPy, and of PyTorch on the CPU and the CUDA devices that the model is on.
 
-    >>> before = torch.get_rng_state()
-    >>> with same_random_state(nn.Linear(1, 1)):
+    >>> layer, before = nn.Linear(1, 1), torch.get_rng_state()
+    >>> with same_random_state(layer):
     ...     _ = torch.rand(1)
     >>> torch.equal(before, torch.get_rng_state())
     True
