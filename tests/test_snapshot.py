@@ -1,5 +1,5 @@
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -189,3 +189,16 @@ def test_an_embedding_that_shortens_its_rows_is_left_as_it_was() -> None:
     sw.prune(net, sw.WeightTimesGradient(), 0.5, data=data, loss=F.cross_entropy)
     sw.apoz(net, data)
     assert torch.equal(net[0].weight, before)
+
+
+def test_what_a_loader_draws_differs_from_batch_to_batch() -> None:
+    seen: list[float] = []
+
+    def batches() -> Iterator[torch.Tensor]:
+        for _ in range(3):
+            x = torch.rand(2, 4)
+            seen.append(float(x.sum()))
+            yield x
+
+    sw.apoz(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), batches(), layers="0")
+    assert len(set(seen)) == 3

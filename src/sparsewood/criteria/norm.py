@@ -18,7 +18,7 @@ class LpNorm(Criterion):
     """score of a unit = (sum |w|^p)^(1/p), or max |w| for p = inf; divided by the unit's size if `normalized`.
 
     Un-normalised norms grow with the number of weights in a unit, so that a global comparison favours layers with large
-    units; `normalized=True` takes that away for p = 1.
+    units; `normalized=True` takes that away for p = 1. For finite p > 2 scores are float64: float32 would underflow.
 
     Source: Li et al. 2016, "Pruning Filters for Efficient ConvNets", https://arxiv.org/abs/1608.08710 (p = 1); He et
     al. 2018, "Soft Filter Pruning", https://arxiv.org/abs/1808.06866 (p = 2).

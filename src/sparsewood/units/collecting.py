@@ -22,10 +22,11 @@ from sparsewood.statistics import collect as collect_of_parameters
 from sparsewood.statistics.collect import gradients_enabled, loss_value, require_loss
 from sparsewood.structure import Structure
 from sparsewood.types import Statistics
+from sparsewood.units.chosen import chosen_sites
 from sparsewood.units.kinds import UnitStatistic
 from sparsewood.units.observing import Watch
 from sparsewood.units.seen import Seen
-from sparsewood.units.sites import Layer, Site, find_layers, find_sites, sites_of_groups
+from sparsewood.units.sites import Layer, Site, find_layers, sites_of_groups
 from sparsewood.units.tracing import structure_of
 
 __all__ = ["UnitStatistics", "collect", "collect_units", "reduce_unit_statistics"]
@@ -133,6 +134,7 @@ def collect_units(
     *,
     structure: Structure | None = None,
     sites: Sequence[Site] | None = None,
+    layers: str | Sequence[str] | None = None,
 ) -> UnitStatistics:
     """Statistics of every unit of a network over `data`, which is read once: one forward for each batch.
 
@@ -145,9 +147,10 @@ def collect_units(
         loss: `loss(output, target)`, the mean over the batch's examples; needed for gradients.
         structure: of the model; without it the model is traced on the first batch.
         sites: the places to look at, all by default.
+        layers: instead of sites, names of layers or patterns (see `chosen.chosen_sites`).
 
     The model runs in eval mode and is left as it was. Raises `SparsewoodError` for data that is empty or not batches,
-    and for a loss that is missing, not a scalar, NaN or detached.
+    and for a loss that is missing, not a scalar, NaN or detached; `UnknownName` for no layer's name.
 
     >>> from sparsewood.units.kinds import ActivationMean
     >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
@@ -159,6 +162,8 @@ def collect_units(
     _require(statistics)
     require_batches(data)
     refuse_sum(loss)
+    if sites is not None and layers is not None:
+        raise SparsewoodError("Say where to look by sites or by layers, not by both.")
     if any(one.gradient for one in statistics):
         require_loss(loss)
     with same_random_state(model):
@@ -169,7 +174,7 @@ def collect_units(
                 raise _no_data()
             structure = structure_of(model, _inputs(first, model))
             batches = _chained(first, batches)
-        sites = find_sites(structure) if sites is None else tuple(sites)
+        sites = chosen_sites(structure, layers) if sites is None else tuple(sites)
         return _Pass(model, structure, sites, statistics, loss).over(batches)
 
 

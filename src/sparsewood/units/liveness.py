@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.structure import Structure
-from sparsewood.units.chosen import sites_for
 from sparsewood.units.collecting import UnitStatistics, collect_units
 from sparsewood.units.kinds import ActivationEnergy, ActivationMaximum, ActivationMean, ActivationMinimum, ZeroFraction
 from sparsewood.units.sites import Layer
@@ -56,8 +55,7 @@ def apoz(
     >>> apoz(net, [torch.tensor([[1.0], [2.0], [3.0], [-1.0]])]).scores
     {'0': tensor([0.2500, 0.7500], dtype=torch.float64)}
     """
-    data, structure, sites = sites_for(model, data, layers, structure)
-    found = collect_units(model, data, [ZeroFraction()], structure=structure, sites=sites)
+    found = collect_units(model, data, [ZeroFraction()], structure=structure, layers=layers)
     at_sites = {name: sums.cpu() / found.samples for name, sums in found.sums[ZeroFraction().kind].items()}
     return ZeroFractions(
         {name: found.of_layer(at_sites, layer) for name, layer in found.layers().items()}, found, at_sites
@@ -154,8 +152,7 @@ def dead_units(
     """
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold < 1:
         raise SparsewoodError(f"dead_units: threshold must be a number in [0, 1). Got {threshold!r}.")
-    data, structure, sites = sites_for(model, data, layers, structure)
-    found = collect_units(model, data, _NEEDED, structure=structure, sites=sites)
+    found = collect_units(model, data, _NEEDED, structure=structure, layers=layers)
     sums = {one.kind: {name: of.cpu() for name, of in found.sums[one.kind].items()} for one in _NEEDED}
     states = {
         name: _state(name, {kind: of[name] for kind, of in sums.items()}, found.samples, threshold)

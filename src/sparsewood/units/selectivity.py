@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from sparsewood.errors import SparsewoodError
 from sparsewood.structure import Structure
-from sparsewood.units.chosen import sites_for
 from sparsewood.units.collecting import UnitStatistics, collect_units
 from sparsewood.units.kinds import ClassSums
 from sparsewood.units.ratio import contrast
@@ -77,8 +76,7 @@ def class_selectivity(
     """
     if negative not in ("error", "absolute"):
         raise SparsewoodError(f"class_selectivity: negative must be 'error' or 'absolute'. Got {negative!r}.")
-    data, structure, sites = sites_for(model, data, layers, structure)
-    found = collect_units(model, data, [ClassSums(classes)], structure=structure, sites=sites)
+    found = collect_units(model, data, [ClassSums(classes)], structure=structure, layers=layers)
     means = {name: _means(name, sums.cpu(), negative) for name, sums in found.sums[ClassSums(classes).kind].items()}
     scores = {name: selectivity_of(one) for name, one in means.items()}
     named = found.layers()
