@@ -214,35 +214,6 @@ def test_reinitialize_knows_multihead_attention() -> None:
     assert not model.out_proj.bias.any(), "as in a new one"
 
 
-class ZeroLast(nn.Sequential):
-    """A block that counts for nothing at first, by its own method; it has no weight that no layer in it has."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self[2].weight)
-        nn.init.zeros_(self[2].bias)
-
-
-@pytest.mark.parametrize(
-    "build",
-    [lambda: nn.TransformerEncoderLayer(8, 2, 16), lambda: nn.Sequential(nn.Linear(3, 4), ZeroLast(), nn.Linear(4, 2))],
-    ids=["transformer", "a block of its own"],
-)
-def test_reinitialize_gives_what_building_gives(build: Callable[[], nn.Module]) -> None:
-    model = build()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(7)
-    Reinitialize()(model, {}, torch.Generator().manual_seed(5))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(5))))
-        new = build().state_dict()
-    assert all(torch.equal(tensor, new[name]) for name, tensor in model.state_dict().items())
-
-
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(2, affine=False), nn.BatchNorm1d(2)], ids=["plain", "affine"])
 def test_reinitialize_forgets_running_statistics(norm: nn.BatchNorm1d) -> None:
     norm(torch.randn(8, 2) + 5)

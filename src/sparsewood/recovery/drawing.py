@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -55,7 +55,6 @@ class LayerWeights(Initializer):
 def reset_layers(model: nn.Module, generator: torch.Generator) -> None:
     """Call every layer's `reset_parameters` and forget running statistics, as if the network were new.
 
-    As when a network is built, what a module consists of comes before the module, whose method may set it otherwise.
     The random state of the process is left alone.
 
     Raises `SparsewoodError` for layers that have none, and for those whose weight is computed from other parameters.
@@ -74,21 +73,13 @@ def reset_layers(model: nn.Module, generator: torch.Generator) -> None:
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed devices that are not forked
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(seed)
-        for module in _inside_first(model, set()):
-            if callable(_reset_method(module)):
-                _reset_method(module)()
+        for module in owners:
+            _reset_method(module)()
         for module in model.modules():
             if isinstance(module, _NormBase):  # without a weight it has statistics all the same
                 module.reset_running_stats()
-
-
-def _inside_first(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
-    """All modules, each once, behind those that it consists of."""
-    if module not in seen:
-        seen.add(module)
-        for child in module.children():
-            yield from _inside_first(child, seen)
-        yield module
+            if isinstance(module, nn.MultiheadAttention) and module.out_proj.bias is not None:
+                module.out_proj.bias.zero_()  # as in a new one; the projection was reset after the attention
 
 
 def _reset_method(module: nn.Module) -> Any:
