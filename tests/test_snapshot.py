@@ -1,5 +1,4 @@
 import copy
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -203,45 +202,3 @@ def test_what_a_loader_draws_differs_from_batch_to_batch() -> None:
 
     sw.apoz(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), batches(), layers="0")
     assert len(set(seen)) == 3
-
-
-class Normalizing(nn.Module):
-    """Assigns the data of its weight in `forward`, as weight standardisation by hand does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.first.weight.data = self.first.weight.data / self.first.weight.data.norm()
-        return self.second(F.relu(self.first(x)))
-
-
-@pytest.mark.parametrize(
-    "reading",
-    [
-        sw.trace,
-        lambda net, x: sw.score(net, sw.WeightTimesGradient(), data=[(x, torch.zeros(3).long())], loss=F.cross_entropy),
-    ],
-    ids=["trace", "score"],
-)
-def test_data_that_forward_assigns_is_forgotten(reading: Callable[[nn.Module, Any], object]) -> None:
-    net = Normalizing()
-    weight, values = net.first.weight, net.first.weight.detach().clone()
-    memory = weight.data_ptr()
-    reading(net, torch.randn(3, 4))
-    assert net.first.weight is weight
-    assert weight.data_ptr() == memory
-    assert torch.equal(weight, values)
-
-
-@pytest.mark.parametrize(
-    "copying",
-    [sw.shrink, sw.quantization.fold_batchnorm],
-    ids=["shrink", "fold_batchnorm"],
-)
-def test_the_attribute_that_cannot_be_copied_is_named(copying: Callable[[nn.Module, Any], object]) -> None:
-    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    net[0].lock = threading.Lock()  # type: ignore[assignment]
-    with pytest.raises(SparsewoodError, match=r"'lock' of Linear '0' cannot be copied: .*__deepcopy__"):
-        copying(net, torch.randn(2, 4))

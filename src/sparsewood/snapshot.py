@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from sparsewood.errors import SparsewoodError, require_model
 
-__all__ = [
-    "copy_of",
-    "kernels_with_backward",
-    "memory_of",
-    "put_back_entries",
-    "same_random_state",
-    "untouched",
-    "write_back",
-]
+__all__ = ["kernels_with_backward", "same_random_state", "untouched", "write_back"]
 
 
 @contextmanager
@@ -35,11 +25,10 @@ def untouched(model: nn.Module, *, training: bool | None = False, buffers: bool 
     `.grad` is `None`, so that a backward pass starts clean; the caller's gradients come back at the end.
 
     Put back: the training flag of every module, the buffers (objects and values), `requires_grad` and `.grad` of every
-    parameter, the memory of parameters whose `.data` is assigned, the weights of embeddings with `max_norm`, which
-    these shorten in `forward`, and the random state of Python, of NumPy, and of PyTorch on the CPU and the CUDA devices
-    that the model is on. Not put back: parameters whose memory `forward` writes to and plain Python attributes that it
-    assigns, for which there is no general way; with `buffers=False`, for callers that know that nothing writes to them,
-    neither are buffers.
+    parameter, the weights of embeddings with `max_norm`, which these shorten in `forward`, and the random state of
+    Python, of NumPy, and of PyTorch on the CPU and the CUDA devices that the model is on. Not put back: other parameter
+    values and plain Python attributes that `forward` assigns, for which there is no general way; with `buffers=False`,
+    for callers that know that nothing writes to them, neither are buffers.
 
     Raises `SparsewoodError` if a lazy module has not seen its first input, since that pass is one that must stay.
 
@@ -51,7 +40,7 @@ def untouched(model: nn.Module, *, training: bool | None = False, buffers: bool 
     """
     require_model(model)
     _refuse_lazy(model)
-    restorers = [memory_of(model), _training_flags(model), _gradients(model), _renormalized(model)]
+    restorers = [_training_flags(model), _gradients(model), _renormalized(model)]
     if buffers:
         restorers.append(_buffers(model))
     with same_random_state(model):
@@ -62,38 +51,6 @@ def untouched(model: nn.Module, *, training: bool | None = False, buffers: bool 
         finally:
             for restore in restorers:
                 restore()
-
-
-def copy_of(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """`copy.deepcopy`, with an error that names the attribute that cannot be copied.
-
-    >>> import threading
-    >>> net = nn.Sequential(nn.Linear(1, 1))
-    >>> net[0].lock = threading.Lock()
-    >>> copy_of(net)
-    Traceback (most recent call last):
-    sparsewood.errors.SparsewoodError: The 'lock' of Linear '0' cannot be copied: cannot pickle '_thread.lock' object...
-    """
-    try:
-        with torch.no_grad():  # or the weights of scripted modules would be results of the copying, which cannot train
-            copied = copy.deepcopy(model, {} if memo is None else dict(memo))
-    except Exception as error:
-        shared = {id(module): module for module in model.modules()} | ({} if memo is None else memo)
-        for name, module in model.named_modules():
-            for key, value in vars(module).items():
-                try:
-                    copy.deepcopy(value, dict(shared))
-                except Exception as reason:
-                    raise SparsewoodError(
-                        f"The {key!r} of {type(module).__name__} {name!r} cannot be copied: {reason}. "
-                        "Take it off the model, or give its class a __deepcopy__ or __getstate__ that leaves it out."
-                    ) from error
-        raise
-    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in copied.named_parameters():
-        if parameter.requires_grad != flags.get(name, parameter.requires_grad):
-            parameter.requires_grad_()
-    return copied
 
 
 @contextmanager
@@ -153,40 +110,14 @@ def _buffers(model: nn.Module) -> Callable[[], None]:
 
     def restore() -> None:
         for module, buffers in registered:
-            put_back_entries(module._buffers, buffers)
+            now = dict(module._buffers.items())  # a ScriptModule's buffers only look like a dict
+            for name in now.keys() - buffers.keys():
+                del module._buffers[name]
+            for name, buffer in buffers.items():
+                if name not in now or now[name] is not buffer:
+                    module._buffers[name] = buffer
         for buffer, value in values:
             write_back(buffer, value)
-
-    return restore
-
-
-def put_back_entries(now: MutableMapping[str, Any], before: Mapping[str, Any]) -> None:
-    """Give a module's parameters or buffers the entries that they had."""
-    if isinstance(now, dict):
-        now.clear()
-        now.update(before)
-        return
-    found = dict(now.items())  # those of a ScriptModule only look like a dict, and cannot be cleared
-    for name in found.keys() - before.keys():
-        del now[name]
-    for name, tensor in before.items():
-        if name not in found or found[name] is not tensor:
-            now[name] = tensor
-
-
-def memory_of(model: nn.Module) -> Callable[[], None]:
-    """What gives every parameter back the memory that it has now, if another's is put there (`weight.data = ...`).
-
-    Parameters that are no plain memory (quantised, sparse, shards) are left alone.
-    """
-    plain = [one for one in model.parameters() if type(one) is nn.Parameter and one.layout is torch.strided]
-    memory = [(one, one.detach()) for one in plain if not one.is_meta]
-
-    def restore() -> None:
-        for parameter, data in memory:
-            alike = parameter.dtype is data.dtype and parameter.device == data.device
-            if not (alike and parameter.is_set_to(data)):
-                parameter.data = data
 
     return restore
 

@@ -125,18 +125,3 @@ def test_networks_that_differentiate_in_their_forward() -> None:
     with torch.no_grad():
         mean = torch.tanh(net.hidden(x)).mean(0)
     torch.testing.assert_close(means.model.out.bias, net.out.bias + net.out.weight[:, gone] @ mean[gone])
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_a_network_with_a_scripted_part_shrinks() -> None:
-    part = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU()))
-    net, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), part, nn.Linear(8, 2)).eval(), torch.randn(3, 4)
-    before = net(x)
-    shrunk = sw.shrink(net, x, 0.5)
-    assert torch.equal(net(x), before)
-    weights = dict(shrunk.model.named_parameters())
-    assert all(weight.is_leaf and weight.requires_grad for weight in weights.values())
-    shrunk.model.train()(x).sum().backward()
-    assert dict(net.named_parameters())["2.0.weight"].shape == (8, 8)
-    assert weights["2.0.weight"].grad is not None
-    assert weights["2.0.weight"].grad.shape == (4, 4)

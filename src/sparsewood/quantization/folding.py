@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from sparsewood.errors import SparsewoodError, require_model
 from sparsewood.inputs import Inputs, call, to_model_device
 from sparsewood.parameters import entries
-from sparsewood.snapshot import copy_of, untouched
+from sparsewood.snapshot import untouched
 
 __all__ = ["Folded", "fold_batchnorm"]
 
@@ -63,7 +64,7 @@ def fold_batchnorm(model: nn.Module, example_inputs: Inputs, *, tolerance: float
     ({'1': '0'}, {'3': 'it does not follow a convolution or a linear layer'})
     """
     require_model(model)
-    copied = copy_of(model).eval()
+    copied = copy.deepcopy(model).eval()
     norms = {name: module for name, module in copied.named_modules() if isinstance(module, _BatchNorm)}
     inputs = to_model_device(example_inputs, copied)
     watched = _Watched(copied)

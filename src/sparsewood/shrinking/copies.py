@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from sparsewood.snapshot import copy_of
 
 __all__ = ["Coarsest", "duplicate"]
 
@@ -40,7 +39,7 @@ def duplicate(model: nn.Module, *, double: bool) -> nn.Module:
         for tensor in _held(vars(module), set()):
             if not tensor.is_leaf and id(tensor) not in memo:
                 memo[id(tensor)] = _converted(tensor.detach().clone(), double=double)
-    copied = copy_of(model, memo)
+    copied = copy.deepcopy(model, memo)
     return copied.double() if double else copied
 
 

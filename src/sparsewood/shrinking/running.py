@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewood.recovery.passes import attention_called_in_parts
-from sparsewood.snapshot import memory_of, put_back_entries, write_back
+from sparsewood.snapshot import write_back
 
 __all__ = ["OPAQUE", "always_alike", "attributes_of", "difference", "finite", "others", "shuffled", "tensors_in"]
 
@@ -76,12 +76,9 @@ def _without_memory(model: nn.Module) -> Iterator[None]:
     """
     attributes = [(module, dict(vars(module))) for module in model.modules()]
     registered: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (tensors, dict(tensors.items()))
-        for module in model.modules()
-        for tensors in (module._parameters, module._buffers)
+        (tensors, dict(tensors)) for module in model.modules() for tensors in (module._parameters, module._buffers)
     ]
-    put_back_memory = memory_of(model)
-    values_of = [(tensor, tensor.detach().clone()) for tensor in _written(model)]
+    values_of = [(tensor, tensor.detach(), tensor.detach().clone()) for tensor in _written(model)]
     containers = [
         (value, copy.copy(value))
         for _, values in attributes
@@ -95,10 +92,11 @@ def _without_memory(model: nn.Module) -> Iterator[None]:
             vars(module).clear()
             vars(module).update(values)
         for now, before in registered:
-            put_back_entries(now, before)
-        put_back_memory()
-        for tensor, before in values_of:
-            write_back(tensor, before)
+            now.clear()
+            now.update(before)
+        with torch.no_grad():
+            for tensor, memory, before in values_of:
+                _put_back(tensor, memory, before)
         for value, before in containers:
             value.clear()
             if isinstance(value, dict):
@@ -112,6 +110,13 @@ def _written(model: nn.Module) -> Iterator[Tensor]:
     plain = (one for one in model.parameters() if type(one) is nn.Parameter and one.layout is torch.strided)
     yield from (one for one in plain if not one.is_meta)
     yield from model.buffers()
+
+
+def _put_back(tensor: Tensor, memory: Tensor, before: Tensor) -> None:
+    """Give a tensor its values; a parameter its memory, too, if another's was put there (`weight.data = ...`)."""
+    if type(tensor) is nn.Parameter and not (tensor.dtype is memory.dtype and tensor.is_set_to(memory)):
+        tensor.data = memory
+    write_back(tensor, before)
 
 
 def tensors_in(value: Any, inside: set[int]) -> Iterator[Tensor]:

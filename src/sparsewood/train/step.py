@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from torch.optim import Optimizer
 from sparsewood.distributed import rank, total, world
 from sparsewood.errors import SparsewoodError
 from sparsewood.inputs import arguments, call, describe, map_tensors
-from sparsewood.snapshot import copy_of
 from sparsewood.train.loss import Objective, Teacher, mixed, require_logits
 from sparsewood.train.meter import Answers, Batch
 from sparsewood.train.penalizing import Penalizer
@@ -165,5 +165,5 @@ def teacher_in(fabric: Fabric, teacher: Teacher | None) -> InPrecision | None:
     """The teacher in eval mode where the training runs: a copy, so that the original stays as and where it is."""
     if teacher is None:
         return None
-    adapted = InPrecision(copy_of(teacher.model), fabric).to(fabric.device)
+    adapted = InPrecision(copy.deepcopy(teacher.model), fabric).to(fabric.device)
     return adapted.eval().requires_grad_(False)
