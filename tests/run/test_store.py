@@ -8,6 +8,8 @@ import io
 import multiprocessing
 import sqlite3
 import sys
+import threading
+import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsewood as sw
-from sparsewood.errors import FileFormatError, SparsewoodError
+from sparsewood.errors import FileFormatError, OutputError, SparsewoodError
+from sparsewood.run import store as store_module
 from sparsewood.run.store import COLUMNS, FILE, Store, open_results
 
 
@@ -107,6 +110,40 @@ def test_several_processes_write_at_once_from_the_first_moment_on(tmp_path: Path
     assert set(found) == {f"{number}-{index}" for number in range(4) for index in range(20)} | {"shared"}
     assert found["shared"]["status"] == "done"
     assert all(found[f"{n}-{i}"]["accuracy"] == i / 20 for n in range(4) for i in range(20))
+
+
+def hold(path: Path) -> sqlite3.Connection:
+    """A file that another is just writing, and that has no write-ahead log yet."""
+    other = sqlite3.connect(path, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    return other
+
+
+def test_a_new_file_that_another_writes_is_waited_for(tmp_path: Path) -> None:
+    other = hold(tmp_path / FILE)
+    timer = threading.Timer(0.3, other.rollback)
+    timer.start()
+    try:
+        began = time.monotonic()
+        Store(tmp_path).add(row("a"))
+        assert time.monotonic() - began > 0.2
+    finally:
+        timer.join()
+        other.close()
+    assert [found["hash"] for found in Store(tmp_path).rows()] == ["a"]
+    reader = sqlite3.connect(tmp_path / FILE)
+    assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    reader.close()
+
+
+def test_a_file_that_stays_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SECONDS_TO_WAIT", 0.1)
+    other = hold(tmp_path / FILE)
+    try:
+        with pytest.raises(OutputError, match="database is locked"):
+            Store(tmp_path)
+    finally:
+        other.close()
 
 
 def test_threads_share_a_store(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import csv
 import io
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -104,7 +105,7 @@ class Store:
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
             with closing(sqlite3.connect(self.path, timeout=SECONDS_TO_WAIT)) as database:
-                database.execute("PRAGMA journal_mode = WAL")  # readers and one writer at a time do not wait
+                _let_readers_and_a_writer_work_at_once(database)
                 database.execute("PRAGMA synchronous = NORMAL")
                 with database:
                     yield database
@@ -118,6 +119,24 @@ class Store:
                 f"'{self.path}' cannot be read or written as results of a sweep ({error}). Move it away: it is made "
                 "again from what the cells noted."
             ) from error
+
+
+def _let_readers_and_a_writer_work_at_once(database: sqlite3.Connection) -> None:
+    """Turn on the write-ahead log, which stays on in the file.
+
+    Turning it on takes a reading lock first and a writing one then, and for the second SQLite does not wait as it
+    does elsewhere: where several processes come to a new file at once, all but one are told at once that it is locked.
+    """
+    end = time.monotonic() + SECONDS_TO_WAIT
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def open_results(directory: str | os.PathLike[str], library: Library | None = None) -> Any:
