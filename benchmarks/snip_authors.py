@@ -62,6 +62,9 @@ def errors(options: argparse.Namespace, seed: int, sparsity: float) -> list[floa
     found = [100 - 100 * float(one) for one in re.findall(r"^Accuracy: ([\d.]+)", done.stdout, re.MULTILINE)]
     if done.returncode or not found:
         sys.exit(f"The authors' code failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    nowhere = re.search(r"^itr(\d+): .*los:nan", done.stdout, re.MULTILINE)
+    if nowhere:
+        print(f"# seed {seed}, {sparsity:g}: the loss is not a number at step {nowhere[1]}", flush=True)
     return found
 
 
