@@ -122,9 +122,9 @@ def hold(path: Path) -> sqlite3.Connection:
 def test_a_new_file_that_another_writes_is_waited_for(tmp_path: Path) -> None:
     other = hold(tmp_path / FILE)
     timer = threading.Timer(0.3, other.rollback)
+    began = time.monotonic()
     timer.start()
     try:
-        began = time.monotonic()
         Store(tmp_path).add(row("a"))
         assert time.monotonic() - began > 0.2
     finally:
